@@ -1,0 +1,121 @@
+"""Count the multiply-accumulates of an evaluation by depth, and compare the run averages with the paper's.
+
+Counted with torch's flop counter on the meta device, so that full-size networks take seconds and no memory. "G" is
+10^9 for one image; convolutions and linear layers as the paper counts them, and with attention products.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from pathlib import Path
+from typing import Any
+
+from torch.utils.flop_counter import FlopCounterMode
+
+from bench.networks import NETWORKS, Network
+from bench.report import save_figure, table, written_on
+from deepcache_ext import SamplingPass, Settings
+from deepcache_ext.unet import max_depth
+
+PAPER_LDM = {1: 99.82, 2: 52.12, 3: 36.48, 5: 23.50, 10: 13.97, 20: 9.39}
+PAPER_LDM_EVALUATIONS = 250
+PAPER_SD_EVALUATIONS = 51
+"""PLMS with 50 steps evaluates twice in its first step."""
+PAPER_SD = 130.45
+
+Cost = tuple[float, float]
+"""Multiply-accumulates of convolutions and linear layers, and the same with attention products."""
+
+
+@functools.lru_cache
+def costs(name: str, latent: int | None = None) -> list[Cost]:
+    """Return the cost of a refresh and of a reuse at depth 1, 2, ... of one image through network `name`."""
+    network = NETWORKS[name]
+    unet = network.build(device="meta")
+    inputs = network.inputs(unet, rows=1, latent=latent, device="meta")
+    result = []
+    for depth in range(1, max_depth(unet) + 1):
+        with SamplingPass(unet, Settings(interval=2, depth=depth)) as run:
+            run.start_evaluation()
+            refresh = _count(network, unet, inputs)
+            run.start_evaluation()
+            result.append(_count(network, unet, inputs))
+            if run.statistics.reused != 1:
+                raise RuntimeError(f"{name} did not reuse at depth {depth}: {run.statistics}")
+        if depth == 1:
+            result.insert(0, refresh)
+    return result
+
+
+def fractions(name: str) -> list[float]:
+    """Return the cost of a reuse at depth 1, 2, ... as fractions of a refresh's, attention included."""
+    refresh, *reuses = costs(name)
+    return [reuse[1] / refresh[1] for reuse in reuses]
+
+
+def average(cost: list[Cost], evaluations: int, interval: int, depth: int) -> float:
+    """Return the mean cost of an evaluation of a uniform run, attention products left out."""
+    full = -(-evaluations // interval)
+    return (full * cost[0][0] + (evaluations - full) * cost[depth][0]) / evaluations
+
+
+def _count(network: Network, unet: Any, inputs: Any) -> Cost:
+    with FlopCounterMode(display=False) as counter:
+        unet(**inputs)
+    by_operation = counter.get_flop_counts()["Global"]
+    total = sum(by_operation.values()) / 2
+    attention = sum(flops for operation, flops in by_operation.items() if _is_attention(operation)) / 2
+    return total - attention, total
+
+
+def _is_attention(operation: Any) -> bool:
+    return str(operation) in ("aten.bmm", "aten.baddbmm") or "attention" in str(operation)
+
+
+def main() -> None:
+    """Print the tables and write the picture."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("docs/macs.png"), help="the picture (default docs/macs.png)")
+    options = parser.parse_args()
+    print(written_on())
+    names = ("SD1.5", "SD2.1", "SDXL", "LDM-4-G")
+    depths = range(1, max(len(costs(name)) for name in names))
+    headings = ["G", "full", *(f"depth {depth}" for depth in depths)]
+    for part, title in enumerate(("convolutions and linear layers", "with attention products")):
+        rows = [
+            [f"{name}, {NETWORKS[name].latent}x{NETWORKS[name].latent} latent"]
+            + [f"{cost[part] / 1e9:.2f}" for cost in costs(name)]
+            + [""] * (len(headings) - 1 - len(costs(name)))
+            for name in names
+        ]
+        print(f"\nOne evaluation, {title}\n")
+        print(table(headings, rows))
+
+    print("\nLDM-4-G, mean of 250 evaluations, depth 1\n")
+    ldm = costs("LDM-4-G")
+    rows = []
+    for interval, published in PAPER_LDM.items():
+        ours = average(ldm, PAPER_LDM_EVALUATIONS, interval, 1) / 1e9
+        rows.append([str(interval), f"{ours:.2f}", f"{published:.2f}", f"{100 * (ours / published - 1):+.2f} %"])
+    print(table(["N", "ours", "paper", "difference"], rows))
+
+    ours = average(costs("SD1.5"), PAPER_SD_EVALUATIONS, 5, 2) / 1e9
+    print(f"\nSD1.5, mean of {PAPER_SD_EVALUATIONS} PLMS evaluations, N = 5, depth 2\n")
+    print(table(["ours", "paper", "difference"], [[f"{ours:.2f}", f"{PAPER_SD}", f"{100 * (ours / PAPER_SD - 1):+.2f} %"]]))
+    _draw(names, options.out)
+
+
+def _draw(names: tuple[str, ...], out: Path) -> None:
+    def draw(axes: Any) -> None:
+        for name in names:
+            values = [100 * fraction for fraction in fractions(name)]
+            axes.plot(range(1, len(values) + 1), values, marker="o", label=name)
+        axes.set(xlabel="depth", ylabel="cost of a reuse, % of a full evaluation", ylim=(0, 100))
+        axes.legend()
+
+    save_figure(out, draw)
+
+
+if __name__ == "__main__":
+    main()

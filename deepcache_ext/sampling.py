@@ -1,0 +1,190 @@
+"""One pass: the clock, what each U-Net call does, the kept features and the statistics."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Literal, TypeVar
+
+from torch import Tensor
+
+from deepcache_ext.schedule import Action, Schedule
+from deepcache_ext.settings import Settings
+from deepcache_ext.store import RowStore, Signature
+from deepcache_ext.unet import (
+    CallHook,
+    CompactView,
+    FullLengthView,
+    RefreshView,
+    Shape,
+    View,
+    find_unet,
+    has_foreign_forward,
+    max_depth,
+)
+
+logger = logging.getLogger("deepcache")
+
+T = TypeVar("T")
+
+
+@dataclass
+class Statistics:
+    """What a pass has done so far."""
+
+    full: int = 0
+    """Evaluations in which at least one U-Net call ran in full."""
+    reused: int = 0
+    """Evaluations in which every U-Net call reused."""
+    calls_full: int = 0
+    """U-Net calls that ran in full."""
+    calls_reused: int = 0
+    """U-Net calls that reused."""
+    missed: int = 0
+    """U-Net calls of an evaluation meant to reuse that ran in full, because no kept feature fitted."""
+    error: str = ""
+    """Why the pass stopped caching, if it did."""
+
+
+class SamplingPass:
+    """Caches the deep features of one U-Net for the length of one sampling run.
+
+    `model` is the U-Net or a module that contains it, `total` the number of evaluations that the sampler will make,
+    None if unknown. `view` picks what a reuse puts in place of the block lists: "compact" for the stock loop,
+    "full-length" for a forward that counts blocks, "auto" to decide by whether the instance has a forward of its own.
+
+    Raises ValueError if `model` contains no U-Net or the depth is more than this U-Net has.
+
+    The method is DeepCache, https://arxiv.org/abs/2312.00858.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        settings: Settings,
+        total: int | None = None,
+        *,
+        view: Literal["auto", "compact", "full-length"] = "auto",
+    ) -> None:
+        self.unet = find_unet(model)
+        if settings.depth > max_depth(self.unet):
+            raise ValueError(
+                f"depth must be a whole number from 1 to {max_depth(self.unet)} for this U-Net; got {settings.depth}"
+            )
+        self.settings = settings
+        self.schedule = Schedule(settings, total)
+        self.statistics = Statistics()
+        self._view = view
+        self._store = RowStore()
+        self._shapes: dict[Signature, dict[int, Shape]] = {}
+        self._hook = CallHook(self.unet, self._choose, self._done, self._fail)
+        self._index = -1
+        self._action = Action.FULL
+        self._layout: Hashable = None
+        self._rows = range(0)
+        self._signature: Signature | None = None
+        self._all_reused = False
+
+    def __enter__(self) -> SamplingPass:
+        return self.install()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.remove()
+
+    def __repr__(self) -> str:
+        return f"SamplingPass({self.settings}, {self.statistics}, {self._store})"
+
+    @property
+    def kept_bytes(self) -> int:
+        """Memory that the kept features hold, in bytes."""
+        return self._store.nbytes
+
+    def install(self) -> SamplingPass:
+        """Hook the U-Net, in the place of any other pass that still does, and return the pass."""
+        self._hook.install()
+        return self
+
+    def remove(self) -> None:
+        """Leave the U-Net as it was found and release the kept features."""
+        self._hook.remove()
+        self._action = Action.FULL
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop the kept features, for instance because the U-Net has new weights; the next evaluation is full."""
+        self._store.clear()
+        self._shapes.clear()
+
+    def wrap(self, denoiser: Callable[..., T]) -> Callable[..., T]:
+        """Return `denoiser` with every call of it starting an evaluation, for a sampler to call."""
+
+        def evaluate(*args: Any, **kwargs: Any) -> T:
+            self.start_evaluation()
+            return denoiser(*args, **kwargs)
+
+        return evaluate
+
+    def start_evaluation(self, layout: Hashable = None) -> Action:
+        """Tell the pass that the sampler asks for the next evaluation, and return what it will do.
+
+        `layout` is anything that says which rows mean what, such as (conds, unconds). Where it changes, no row is
+        taken for the one of the same number before.
+        """
+        self._hook.reset()
+        self._index += 1
+        self._rows = range(0)
+        self._action = self.schedule.action(self._index)
+        if self._action is not Action.REUSE or layout != self._layout:
+            self.forget()
+        self._layout = layout
+        return self._action
+
+    def _choose(self, x: Tensor) -> View | None:
+        if self._index < 0:
+            return None
+        first_call = self._rows.stop == 0
+        self._rows = range(self._rows.stop, self._rows.stop + len(x))
+        self._signature = Signature.of(x)
+        view = None if self._action is Action.FULL else self._view_of(self._rows, self._signature)
+        self._count(reused=view is not None and view.reuses, first_call=first_call)
+        return view
+
+    def _view_of(self, rows: range, signature: Signature) -> View:
+        depth = self.settings.depth
+        full_length = self._view == "full-length" or (self._view == "auto" and has_foreign_forward(self.unet))
+        shapes = self._shapes.setdefault(signature, {}) if full_length else None
+        features = None
+        if self._action is Action.REUSE and shapes != {}:
+            features = self._store.take(rows, signature)
+        if full_length:
+            return FullLengthView(self.unet, depth, features or (), shapes)
+        if features is None:
+            return RefreshView(self.unet, depth)
+        return CompactView(self.unet, depth, features)
+
+    def _count(self, *, reused: bool, first_call: bool) -> None:
+        s = self.statistics
+        s.calls_reused += reused
+        s.calls_full += not reused
+        s.missed += self._action is Action.REUSE and not reused
+        if first_call:
+            self._all_reused = True
+            s.reused += 1
+        if self._all_reused and not reused:
+            self._all_reused = False
+            s.reused -= 1
+            s.full += 1
+
+    def _done(self, view: View) -> None:
+        if not view.reuses and self._signature is not None:
+            self._store.keep(self._rows, self._signature, view.kept)
+
+    def _fail(self, error: Exception) -> None:
+        if not self.statistics.error:
+            self.statistics.error = f"{type(error).__name__}: {error}"
+            logger.warning("DeepCache stopped caching for this picture: %s", self.statistics.error)
+        self.remove()

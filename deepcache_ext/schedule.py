@@ -1,0 +1,118 @@
+"""Which evaluations of a pass refresh and which reuse: pure functions of the number of evaluations."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from deepcache_ext.settings import Settings
+
+POWER_STEP = 0.02
+"""By how much `non_uniform` lowers a power that gives too few distinct evaluations."""
+
+
+class Action(enum.Enum):
+    """What one evaluation does."""
+
+    FULL = "full"
+    """The untouched U-Net; nothing is kept."""
+    REFRESH = "refresh"
+    """The whole U-Net, and the deep feature is kept."""
+    REUSE = "reuse"
+    """Only the outermost blocks; the kept feature stands in for the rest."""
+
+
+def uniform(total: int, interval: int) -> tuple[int, ...]:
+    """Return the full evaluations of the paper's 1:N schedule: 0, N, 2N, ... below `total`."""
+    return tuple(range(0, total, interval))
+
+
+def non_uniform(total: int, interval: int, center: float, power: float) -> tuple[int, ...]:
+    """Return ceil(total / interval) full evaluations that are densest around `center`.
+
+    With k that number, c the centre, T the total and p the power, let z_j be the k+1 evenly spaced points of the
+    straight line from (-c)^(1/p) to (T-c)^(1/p) in the complex plane, principal roots. The full evaluations are
+    0 and trunc(Re(z_j^p)) + c, repeats, the lowest and the highest of these left out. A power that gives fewer
+    than k is lowered in steps of 0.02; where none above 1 gives k, the schedule is `uniform`.
+
+    This is DeepCache (arXiv 2312.00858) eq. 7 as its authors' code computes it: for 0 < c < T the root of -c is
+    complex, so the curve is not the sign-preserving one that the equation suggests. The published results are
+    this one's.
+    """
+    count = -(-total // interval)
+    while power > 1:
+        ends = np.array([-center, total - center], dtype=complex) ** (1 / power)
+        offsets = np.unique(np.trunc((np.linspace(ends[0], ends[1], count + 1) ** power).real))[1:-1]
+        chosen = (0, *(int(offset + center) for offset in offsets))
+        if len(set(chosen)) == count and 0 <= min(chosen) and max(chosen) < total:
+            return chosen
+        power -= POWER_STEP
+    return uniform(total, interval)
+
+
+def window(total: int, start: float, end: float) -> range:
+    """Return the evaluations i with start <= i / total < end: those that may reuse."""
+    inside = [index for index in range(total) if start <= index / total < end]
+    return range(inside[0], inside[-1] + 1) if inside else range(0)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The plan of one pass.
+
+    `total` is the number of evaluations the sampler will make, or None where nobody knows (DPM adaptive). Then, and
+    for evaluations past `total`, the non-uniform schedule goes on as 1:N, and without a total the window is the
+    whole run. The first evaluation of the window always refreshes.
+    """
+
+    settings: Settings
+    total: int | None = None
+    _window: range | None = field(init=False, repr=False)
+    _full: tuple[int, ...] | None = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.total is not None and self.total < 1:
+            raise ValueError(f"total must be a whole number from 1, or None if unknown; got {self.total}")
+        s = self.settings
+        inside = None if self.total is None else window(self.total, s.start, s.end)
+        object.__setattr__(self, "_window", inside)
+        object.__setattr__(self, "_full", self._listed(inside))
+
+    def action(self, index: int) -> Action:
+        """Return what evaluation `index`, counted from 0, does."""
+        if self._reuses(index):
+            return Action.REUSE
+        return Action.REFRESH if self._reuses(index + 1) else Action.FULL
+
+    def actions(self) -> tuple[Action, ...]:
+        """Return the whole plan; raises ValueError if the total is unknown."""
+        if self.total is None:
+            raise ValueError("the plan needs the number of evaluations; total is None")
+        return tuple(self.action(index) for index in range(self.total))
+
+    def _listed(self, inside: range | None) -> tuple[int, ...] | None:
+        s = self.settings
+        if s.schedule == "list":
+            return s.steps
+        if s.schedule == "non-uniform" and inside:
+            first = inside.start
+            return tuple(first + i for i in non_uniform(len(inside), s.interval, s.center - first, s.power))
+        return None
+
+    def _reuses(self, index: int) -> bool:
+        s = self.settings
+        first = 0
+        if self._window is not None:
+            first = self._window.start
+            past_the_end = s.end == 1 and index >= self._window.stop > first
+            if index not in self._window and not past_the_end:
+                return False
+        if index == first:
+            return False
+        if self._full is None:
+            return (index - first) % s.interval != 0
+        if s.schedule == "non-uniform" and self.total is not None and index >= self.total:
+            return (index - self._full[-1]) % s.interval != 0
+        return index not in self._full

@@ -1,0 +1,177 @@
+"""What the user chose. Every setting is declared once, here: its default, range, label and help."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+LAST_STEP = 9999
+"""The highest evaluation that a list of steps may name."""
+
+_NUMBER_OR_RANGE = re.compile(r"(\d+)(?:\s*-\s*(\d+))?")
+
+
+class Kind(Protocol):
+    """What values a setting takes: their range in words, and how a given value is read."""
+
+    def __str__(self) -> str: ...
+
+    def read(self, value: Any) -> Any:
+        """Return `value` as the setting's own type; raise ValueError or TypeError if it is not allowed."""
+
+
+@dataclass(frozen=True)
+class WholeNumber:
+    """An int from `minimum` to `maximum`; 3.0 and "3" are read as 3."""
+
+    minimum: int
+    maximum: int
+
+    def __str__(self) -> str:
+        return f"a whole number from {self.minimum} to {self.maximum}"
+
+    def read(self, value: Any) -> int:
+        number = _finite(value)
+        if number != int(number) or not self.minimum <= number <= self.maximum:
+            raise ValueError
+        return int(number)
+
+
+@dataclass(frozen=True)
+class Number:
+    """A finite float from `minimum` to `maximum`; "0.5" is read as 0.5."""
+
+    minimum: float
+    maximum: float
+
+    def __str__(self) -> str:
+        return f"a number from {self.minimum:g} to {self.maximum:g}"
+
+    def read(self, value: Any) -> float:
+        number = _finite(value)
+        if not self.minimum <= number <= self.maximum:
+            raise ValueError
+        return number
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of `options`."""
+
+    options: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "one of " + ", ".join(self.options)
+
+    def read(self, value: Any) -> str:
+        if value not in self.options:
+            raise ValueError
+        return str(value)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Evaluations by number, as text ("0, 5, 9-12") or as a sequence of ints; read as a sorted tuple without repeats."""
+
+    def __str__(self) -> str:
+        return f'a list of evaluations from 0 to {LAST_STEP} such as "0, 5, 9-12"'
+
+    def read(self, value: Any) -> tuple[int, ...]:
+        if isinstance(value, str):
+            numbers = _numbers_in(value)
+        elif isinstance(value, Iterable):
+            numbers = [WholeNumber(0, LAST_STEP).read(step) for step in value]
+        else:
+            raise TypeError
+        return tuple(sorted(set(numbers)))
+
+
+def setting(default: Any, kind: Kind, label: str, help: str) -> Any:
+    """Declare one field of `Settings`: its default, what it accepts, and what the user reads beside it."""
+    return dataclasses.field(default=default, metadata={"kind": kind, "label": label, "help": help})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How one pass caches.
+
+    Raises ValueError, naming the field, the value and what is allowed, for anything else.
+    """
+
+    interval: int = setting(
+        3, WholeNumber(1, 50), "Interval",
+        "Run the whole U-Net once in this many evaluations. Higher is faster and further from the uncached picture; "
+        "1 turns caching off.",
+    )  # fmt: skip
+    depth: int = setting(
+        1, WholeNumber(1, 11), "Depth",
+        "How many of the outermost block pairs still run in between. Higher is slower and a little closer to the "
+        "uncached picture. SDXL goes up to 8.",
+    )  # fmt: skip
+    schedule: str = setting(
+        "uniform", Choice(("uniform", "non-uniform", "list")), "Schedule",
+        "Where the full evaluations fall: evenly, denser around a centre, or where your own list says.",
+    )  # fmt: skip
+    center: int = setting(
+        15, WholeNumber(-1000, 1000), "Centre",
+        "Non-uniform only: the evaluation around which full ones are densest.",
+    )  # fmt: skip
+    power: float = setting(
+        1.4, Number(1.0, 5.0), "Power",
+        "Non-uniform only: how much denser. 1 is even.",
+    )  # fmt: skip
+    steps: tuple[int, ...] = setting(
+        (), Steps(), "Full steps",
+        'List only: the evaluations that run in full, counted from 0, such as "0, 5, 9-12".',
+    )  # fmt: skip
+    start: float = setting(
+        0.0, Number(0.0, 1.0), "Start",
+        "Fraction of the run before which every evaluation is full. Higher is slower and keeps the composition closer.",
+    )  # fmt: skip
+    end: float = setting(
+        1.0, Number(0.0, 1.0), "End",
+        "Fraction of the run after which every evaluation is full. Lower is slower and keeps fine detail closer.",
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, _read(field, getattr(self, field.name)))
+        if self.start > self.end:
+            raise ValueError(f"start must be a number from 0 to end, which is {self.end:g}; got {self.start:g}")
+        if self.schedule == "list" and not self.steps:
+            raise ValueError('steps must name at least one evaluation for the schedule "list"; got an empty list')
+
+
+def _read(field: dataclasses.Field[Any], value: Any) -> Any:
+    kind: Kind = field.metadata["kind"]
+    try:
+        return kind.read(value)
+    except (ValueError, TypeError, OverflowError):
+        raise ValueError(f"{field.name} must be {kind}; got {value!r}") from None
+
+
+def _finite(value: Any) -> float:
+    if isinstance(value, bool):
+        raise TypeError
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError
+    return number
+
+
+def _numbers_in(text: str) -> list[int]:
+    numbers: list[int] = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        match = _NUMBER_OR_RANGE.fullmatch(part)
+        if match is None:
+            raise ValueError
+        first = int(match[1])
+        last = int(match[2] or first)
+        if not first <= last <= LAST_STEP:
+            raise ValueError
+        numbers.extend(range(first, last + 1))
+    return numbers

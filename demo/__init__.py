@@ -1,0 +1,1 @@
+"""The embedded host: a small trained model, sampled with and without the cache."""
