@@ -13,7 +13,7 @@ from typing import Any
 
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.networks import NETWORKS, Network
+from bench.networks import NETWORKS
 from bench.report import save_figure, table, written_on
 from deepcache_ext import SamplingPass, Settings
 from deepcache_ext.unet import max_depth
@@ -38,9 +38,9 @@ def costs(name: str, latent: int | None = None) -> list[Cost]:
     for depth in range(1, max_depth(unet) + 1):
         with SamplingPass(unet, Settings(interval=2, depth=depth)) as run:
             run.start_evaluation()
-            refresh = _count(network, unet, inputs)
+            refresh = _count(unet, inputs)
             run.start_evaluation()
-            result.append(_count(network, unet, inputs))
+            result.append(_count(unet, inputs))
             if run.statistics.reused != 1:
                 raise RuntimeError(f"{name} did not reuse at depth {depth}: {run.statistics}")
         if depth == 1:
@@ -60,7 +60,7 @@ def average(cost: list[Cost], evaluations: int, interval: int, depth: int) -> fl
     return (full * cost[0][0] + (evaluations - full) * cost[depth][0]) / evaluations
 
 
-def _count(network: Network, unet: Any, inputs: Any) -> Cost:
+def _count(unet: Any, inputs: Any) -> Cost:
     with FlopCounterMode(display=False) as counter:
         unet(**inputs)
     by_operation = counter.get_flop_counts()["Global"]
@@ -102,7 +102,8 @@ def main() -> None:
 
     ours = average(costs("SD1.5"), PAPER_SD_EVALUATIONS, 5, 2) / 1e9
     print(f"\nSD1.5, mean of {PAPER_SD_EVALUATIONS} PLMS evaluations, N = 5, depth 2\n")
-    print(table(["ours", "paper", "difference"], [[f"{ours:.2f}", f"{PAPER_SD}", f"{100 * (ours / PAPER_SD - 1):+.2f} %"]]))
+    difference = f"{100 * (ours / PAPER_SD - 1):+.2f} %"
+    print(table(["ours", "paper", "difference"], [[f"{ours:.2f}", f"{PAPER_SD}", difference]]))
     _draw(names, options.out)
 
 

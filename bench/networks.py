@@ -80,6 +80,18 @@ class Network:
         return {name: value.to(device) for name, value in inputs.items()}
 
 
+def in_precision(unet: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Return `unet` with its weights in `dtype`, to be called under autocast; group norms stay in float32.
+
+    That is how the WebUI and ldm's own conversion run a half-precision checkpoint.
+    """
+    unet.to(dtype).dtype = dtype  # type: ignore[assignment]
+    for module in unet.modules():
+        if isinstance(module, nn.GroupNorm):
+            module.float()
+    return unet
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     level = logging.root.level

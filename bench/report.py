@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import os
 import platform
 from collections.abc import Callable, Sequence
@@ -18,17 +18,18 @@ import matplotlib.pyplot as plt
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a Markdown table."""
-    lines = [headings, ["---"] * len(headings), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return "\n".join(row(cells) for cells in (headings, ["---"] * len(headings), *rows))
+
+
+def row(cells: Sequence[str]) -> str:
+    """Return one row of a Markdown table."""
+    return "| " + " | ".join(cells) + " |"
 
 
 def written_on(device: str = "cpu") -> str:
     """Return one line that says when, where and with what a measurement was made."""
-    today = datetime.datetime.now(tz=datetime.timezone.utc).date().isoformat()
-    if device == "cuda":
-        machine = torch.cuda.get_device_name()
-    else:
-        machine = f"{processor()}, {len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores"
+    today = dt.datetime.now(tz=dt.timezone.utc).date().isoformat()
+    machine = torch.cuda.get_device_name() if device == "cuda" else f"{processor()}, {os.cpu_count()} cores"
     return f"{today}, {machine}, torch {torch.__version__}, Python {platform.python_version()}"
 
 

@@ -1,10 +1,4 @@
-"""DeepCache for ldm and sgm U-Nets: keep the deep features of one evaluation and reuse them in the next.
-
-    run = SamplingPass(unet, Settings(interval=3, depth=1), total=20).install()
-    x = sample_dpmpp_2m(run.wrap(denoiser), noise, sigmas)
-    print(run.statistics)
-    run.remove()
-"""
+"""DeepCache for ldm and sgm U-Nets: keep the deep features of one evaluation and reuse them in the next."""
 
 from deepcache_ext.sampling import SamplingPass, Statistics
 from deepcache_ext.schedule import Action, Schedule

@@ -46,7 +46,7 @@ def non_uniform(total: int, interval: int, center: float, power: float) -> tuple
         ends = np.array([-center, total - center], dtype=complex) ** (1 / power)
         offsets = np.unique(np.trunc((np.linspace(ends[0], ends[1], count + 1) ** power).real))[1:-1]
         chosen = (0, *(int(offset + center) for offset in offsets))
-        if len(set(chosen)) == count and 0 <= min(chosen) and max(chosen) < total:
+        if len(set(chosen)) == count and min(chosen) >= 0 and max(chosen) < total:
             return chosen
         power -= POWER_STEP
     return uniform(total, interval)

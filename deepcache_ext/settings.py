@@ -75,7 +75,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Steps:
-    """Evaluations by number, as text ("0, 5, 9-12") or as a sequence of ints; read as a sorted tuple without repeats."""
+    """Evaluations by number, as text ("0, 5, 9-12") or as a sequence of ints; read as a sorted tuple, no repeats."""
 
     def __str__(self) -> str:
         return f'a list of evaluations from 0 to {LAST_STEP} such as "0, 5, 9-12"'
@@ -103,39 +103,55 @@ class Settings:
     """
 
     interval: int = setting(
-        3, WholeNumber(1, 50), "Interval",
-        "Run the whole U-Net once in this many evaluations. Higher is faster and further from the uncached picture; "
-        "1 turns caching off.",
-    )  # fmt: skip
+        3,
+        WholeNumber(1, 50),
+        "Interval",
+        "Uniform and non-uniform: run the whole U-Net once in this many evaluations. Higher is faster and further from "
+        "the uncached picture; 1 turns caching off.",
+    )
     depth: int = setting(
-        1, WholeNumber(1, 11), "Depth",
+        1,
+        WholeNumber(1, 11),
+        "Depth",
         "How many of the outermost block pairs still run in between. Higher is slower and a little closer to the "
         "uncached picture. SDXL goes up to 8.",
-    )  # fmt: skip
+    )
     schedule: str = setting(
-        "uniform", Choice(("uniform", "non-uniform", "list")), "Schedule",
+        "uniform",
+        Choice(("uniform", "non-uniform", "list")),
+        "Schedule",
         "Where the full evaluations fall: evenly, denser around a centre, or where your own list says.",
-    )  # fmt: skip
+    )
     center: int = setting(
-        15, WholeNumber(-1000, 1000), "Centre",
+        15,
+        WholeNumber(-1000, 1000),
+        "Centre",
         "Non-uniform only: the evaluation around which full ones are densest.",
-    )  # fmt: skip
+    )
     power: float = setting(
-        1.4, Number(1.0, 5.0), "Power",
-        "Non-uniform only: how much denser. 1 is even.",
-    )  # fmt: skip
+        1.4,
+        Number(1.0, 5.0),
+        "Power",
+        "Non-uniform only: how much denser; 1 is even.",
+    )
     steps: tuple[int, ...] = setting(
-        (), Steps(), "Full steps",
+        (),
+        Steps(),
+        "Full steps",
         'List only: the evaluations that run in full, counted from 0, such as "0, 5, 9-12".',
-    )  # fmt: skip
+    )
     start: float = setting(
-        0.0, Number(0.0, 1.0), "Start",
+        0.0,
+        Number(0.0, 1.0),
+        "Start",
         "Fraction of the run before which every evaluation is full. Higher is slower and keeps the composition closer.",
-    )  # fmt: skip
+    )
     end: float = setting(
-        1.0, Number(0.0, 1.0), "End",
+        1.0,
+        Number(0.0, 1.0),
+        "End",
         "Fraction of the run after which every evaluation is full. Lower is slower and keeps fine detail closer.",
-    )  # fmt: skip
+    )
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

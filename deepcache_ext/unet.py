@@ -82,8 +82,8 @@ class View(ABC):
 
     def _keep(self, feature: Tensor) -> None:
         try:
-            self.kept.append(tuple(row.clone() for row in feature.detach().split(1)))
-        except Exception as error:  # out of memory, most likely: the picture matters more than the feature
+            self.kept.append(tuple(row.clone() for row in feature.detach().chunk(len(feature))))
+        except Exception as error:  # noqa: BLE001 - out of memory, most likely: the picture matters more than the feature
             self.failure = error
 
 
@@ -259,7 +259,7 @@ class CallHook:
                     self._view.enter()
             elif self._calls == 2 and self._view is not None:
                 self._view.exit()  # a forward that calls the U-Net itself: that call sees the originals
-        except Exception as error:  # ours, whatever it is: the picture is made without
+        except Exception as error:  # noqa: BLE001 - ours, whatever it is: the picture is made without
             self._view = None
             self._failed(error)
 
@@ -275,7 +275,7 @@ class CallHook:
                     raise view.failure
                 if output is not None:
                     self._done(view)
-        except Exception as error:  # ours, whatever it is: the picture is made without
+        except Exception as error:  # noqa: BLE001 - ours, whatever it is: the picture is made without
             self._failed(error)
 
 

@@ -66,7 +66,8 @@ def _compare(model: TinyModel, sampler: Sampler, settings: Settings, options: ar
     print(f"{'uncached':10}{evaluations:6d}{0:8d}{uncached_seconds:9.2f}{'1.00x':>10}")
     print(
         f"{'DeepCache':10}{run.statistics.full:6d}{run.statistics.reused:8d}{cached_seconds:9.2f}"
-        f"{uncached_seconds / cached_seconds:9.2f}x   {closeness.median():.1f} dB median, {closeness.min():.1f} dB worst"
+        f"{uncached_seconds / cached_seconds:9.2f}x   {closeness.median():.1f} dB median, "
+        f"{closeness.min():.1f} dB worst"
     )
     options.out.parent.mkdir(parents=True, exist_ok=True)
     labels = [style for style, _ in prompts]

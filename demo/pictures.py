@@ -16,7 +16,8 @@ IDENTICAL = 99.0
 def psnr(pictures: Tensor, references: Tensor) -> Tensor:
     """Return the PSNR in dB of each RGB picture (0 to 1) to its reference, at most `IDENTICAL`."""
     error = ((pictures - references) ** 2).flatten(1).mean(dim=1)
-    return (-10 * torch.log10(error)).clamp(max=IDENTICAL)
+    decibels: Tensor = -10 * torch.log10(error)
+    return decibels.clamp(max=IDENTICAL)
 
 
 def relative_error(pictures: Tensor, references: Tensor) -> Tensor:

@@ -30,9 +30,10 @@ class Sampler:
 
     def sigmas(self, model: TinyModel, steps: int) -> Tensor:
         """Return the noise levels that `steps` steps go through, from the highest to 0."""
-        if self.karras:
-            return sampling.get_sigmas_karras(steps, *model.sigma_range())
-        return model.sigmas(steps)
+        if not self.karras:
+            return model.sigmas(steps)
+        sigmas: Tensor = sampling.get_sigmas_karras(steps, *model.sigma_range())
+        return sigmas
 
     @torch.no_grad()
     def sample(

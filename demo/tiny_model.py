@@ -65,11 +65,13 @@ class TinyModel(nn.Module):
         """Return the text embedding of `prompts`, of shape (prompts, 4, 64)."""
         vocabulary = self.config["vocab"]
         tokens = [[vocabulary.index(word) for word in ("<bos>", *prompt, "<eos>")] for prompt in prompts]
-        return self._embedding[torch.tensor(tokens)]
+        embedding: Tensor = self._embedding[torch.tensor(tokens)]
+        return embedding
 
     def sigmas(self, steps: int) -> Tensor:
         """Return the model's own `steps` noise levels, evenly spaced in time, and 0, as a tensor of steps + 1."""
-        return self._schedule.get_sigmas(steps)
+        sigmas: Tensor = self._schedule.get_sigmas(steps)
+        return sigmas
 
     def sigma_range(self) -> tuple[float, float]:
         """Return the lowest and the highest noise level."""

@@ -1,0 +1,67 @@
+"""DDIM, PLMS and UniPC from diffusers, driving the demo's model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler, PNDMScheduler, UniPCMultistepScheduler
+from torch import Tensor
+
+from demo.samplers import Wrap
+from demo.tiny_model import Prompt, TinyModel
+
+
+@dataclass(frozen=True)
+class DiffusersSampler:
+    """One of diffusers' schedulers with `demo.samplers.Sampler`'s interface."""
+
+    scheduler: Callable[..., Any]
+    extra_evaluations: int = 0
+
+    def evaluations(self, steps: int) -> int:
+        """Return how many denoiser calls `steps` steps make."""
+        return steps + self.extra_evaluations
+
+    @torch.no_grad()
+    def sample(
+        self,
+        model: TinyModel,
+        prompts: list[Prompt],
+        steps: int,
+        *,
+        guidance: float = 3.0,
+        seed: int = 1,
+        wrap: Wrap = lambda denoiser: denoiser,
+    ) -> Tensor:
+        """Return one picture per prompt, RGB from 0 to 1, of shape (prompts, 3, 32, 32)."""
+        betas = 1 - model.alphas_cumprod / torch.cat([torch.ones(1), model.alphas_cumprod[:-1]])
+        scheduler = self.scheduler(trained_betas=betas.numpy(), num_train_timesteps=len(betas), steps_offset=1)
+        scheduler.set_timesteps(steps)
+        predict = wrap(model.noise_predictor(prompts, guidance))
+        x = model.noise(len(prompts), seed) * scheduler.init_noise_sigma
+        for timestep in scheduler.timesteps:
+            eps = predict(scheduler.scale_model_input(x, timestep), timestep.expand(len(x)))
+            x = scheduler.step(eps, timestep, x).prev_sample
+        return model.decode(x)
+
+
+def _ddim(**options: Any) -> Any:
+    return DDIMScheduler(**options, clip_sample=False, set_alpha_to_one=False)
+
+
+def _plms(**options: Any) -> Any:
+    return PNDMScheduler(**options, skip_prk_steps=True)
+
+
+def _unipc(**options: Any) -> Any:
+    return UniPCMultistepScheduler(**options)
+
+
+DIFFUSERS_SAMPLERS = {
+    "DDIM": DiffusersSampler(_ddim),
+    "PLMS": DiffusersSampler(_plms, extra_evaluations=1),
+    "UniPC": DiffusersSampler(_unipc),
+}

@@ -1,0 +1,172 @@
+"""How close are the cached pictures to the uncached ones of the same seed, and for how much compute?
+
+Sampled on the demo's trained model with classifier-free guidance; closeness is PSNR and relative L2 error to the
+uncached picture. Compute is counted, as a fraction of the uncached run, with SD1.5's cost of a reuse at each depth
+(bench/macs.py, attention included), since the small model's own blocks cost in other proportions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.diffusers_samplers import DIFFUSERS_SAMPLERS, DiffusersSampler
+from bench.macs import fractions
+from bench.report import row, save_figure, table, written_on
+from deepcache_ext import SamplingPass, Settings
+from demo.pictures import psnr, relative_error
+from demo.samplers import SAMPLERS, Sampler
+from demo.tiny_model import TinyModel
+
+COST_MODEL = "SD1.5"
+HEADINGS = ("sampler", "steps", "schedule", "N", "depth", "compute", "PSNR dB, median (worst)", "error, median (worst)")
+ALL_SAMPLERS: dict[str, Sampler | DiffusersSampler] = {**SAMPLERS, **DIFFUSERS_SAMPLERS}
+DEFAULT_SAMPLERS = ("Euler", "Euler a", "DPM++ 2M", "DPM++ 2M SDE", "DDIM", "Heun", "UniPC", "PLMS")
+
+
+@dataclass(frozen=True)
+class Result:
+    """One row of the table."""
+
+    sampler: str
+    steps: int
+    schedule: str
+    interval: int
+    depth: int
+    compute: float
+    psnr: float
+    psnr_worst: float
+    error: float
+    error_worst: float
+
+
+def measure(
+    model: TinyModel, name: str, steps: int, variants: Iterable[Settings], pictures: int, batch: int, guidance: float
+) -> Iterator[Result]:
+    """Yield a result for each of `variants`, all against one uncached run."""
+    sampler = ALL_SAMPLERS[name]
+    total = sampler.evaluations(steps)
+    prompts = model.prompts(pictures)
+
+    def sample(settings: Settings | None) -> tuple[Tensor, int, int]:
+        made, full, reused = [], 0, 0
+        for first in range(0, pictures, batch):
+            part = prompts[first : first + batch]
+            options = {"guidance": guidance, "seed": 1000 + first}
+            if settings is None:
+                made.append(sampler.sample(model, part, steps, **options))  # type: ignore[arg-type]
+                continue
+            with SamplingPass(model.unet, settings, total) as run:
+                made.append(sampler.sample(model, part, steps, wrap=run.wrap, **options))  # type: ignore[arg-type]
+            full, reused = run.statistics.full, run.statistics.reused
+            if full + reused != total:
+                raise RuntimeError(f"{name} made {full + reused} evaluations at {steps} steps, not {total}")
+        return torch.cat(made), full, reused
+
+    reference, _, _ = sample(None)
+    for settings in variants:
+        cached, full, reused = sample(settings)
+        closeness, error = psnr(cached, reference), relative_error(cached, reference)
+        yield Result(
+            name,
+            steps,
+            settings.schedule,
+            settings.interval,
+            settings.depth,
+            (full + reused * fractions(COST_MODEL)[settings.depth - 1]) / total,
+            float(closeness.median()),
+            float(closeness.min()),
+            float(error.median()),
+            float(error.max()),
+        )
+
+
+def variants(intervals: Iterable[int], depths: Iterable[int], schedules: Iterable[str], total: int) -> list[Settings]:
+    """Return the settings to compare; the non-uniform centre is the paper's 15 of 50, in proportion."""
+    return [
+        Settings(interval=interval, depth=depth, schedule=schedule, center=round(0.3 * total))
+        for schedule, interval, depth in itertools.product(schedules, intervals, depths)
+    ]
+
+
+def main() -> None:
+    """Print the table, write it as CSV, and draw the curves."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--samplers", nargs="+", choices=ALL_SAMPLERS, default=DEFAULT_SAMPLERS)
+    parser.add_argument("--steps", nargs="+", type=int, default=[20, 30, 50])
+    parser.add_argument("--intervals", nargs="+", type=int, default=[2, 3, 5])
+    parser.add_argument("--depths", nargs="+", type=int, default=[1, 3])
+    parser.add_argument(
+        "--schedules", nargs="+", choices=["uniform", "non-uniform"], default=["uniform", "non-uniform"]
+    )
+    parser.add_argument("--pictures", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=64, help="pictures sampled together (default 64)")
+    parser.add_argument("--guidance", type=float, default=3.0)
+    parser.add_argument("--quick", action="store_true", help="a look in a minute: 8 pictures, two samplers, 20 steps")
+    parser.add_argument("--out", type=Path, default=Path("docs/quality.png"), help="the picture; a .csv goes beside it")
+    options = parser.parse_args()
+    if options.quick:
+        options.samplers, options.steps, options.pictures = ("Euler", "DPM++ 2M"), [20], 8
+        options.schedules, options.out = ["uniform"], Path("out/quality-quick.png")
+
+    print(written_on())
+    print(f"{options.pictures} pictures, guidance {options.guidance:g}, compute as on {COST_MODEL}", flush=True)
+    print()
+    print(table(HEADINGS, []), flush=True)
+    model = TinyModel()
+    results: list[Result] = []
+    for name, steps in itertools.product(options.samplers, options.steps):
+        settings = variants(options.intervals, options.depths, options.schedules, ALL_SAMPLERS[name].evaluations(steps))
+        for result in measure(model, name, steps, settings, options.pictures, options.batch, options.guidance):
+            results.append(result)
+            print(row(_cells(result)), flush=True)
+    _write_csv(results, options.out.with_suffix(".csv"))
+    _draw(results, options.samplers, options.steps, options.out)
+
+
+def _cells(r: Result) -> list[str]:
+    return [
+        r.sampler, f"{r.steps}", r.schedule, f"{r.interval}", f"{r.depth}", f"{100 * r.compute:.0f} %",
+        f"{r.psnr:.1f} ({r.psnr_worst:.1f})", f"{r.error:.3f} ({r.error_worst:.3f})",
+    ]  # fmt: skip
+
+
+def _write_csv(results: list[Result], out: Path) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with out.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(Result.__dataclass_fields__)
+        for r in results:
+            row = vars(r).values()
+            writer.writerow([f"{value:.4f}" if isinstance(value, float) else value for value in row])
+
+
+def _draw(results: list[Result], samplers: Iterable[str], steps: list[int], out: Path) -> None:
+    def plot(axes: Any, count: int) -> None:
+        for name in samplers:
+            points = sorted(
+                (r.compute, r.psnr)
+                for r in results
+                if (r.sampler, r.steps, r.schedule, r.depth) == (name, count, "uniform", results[0].depth)
+            )
+            axes.plot(*zip(*points, strict=True), marker="o", label=name)
+        axes.set(
+            title=f"{count} steps, uniform, depth {results[0].depth}",
+            xlabel="compute, fraction of the uncached run",
+            ylabel="PSNR to the uncached picture, dB, median",
+        )
+        axes.legend(fontsize="small")
+
+    save_figure(out, *(lambda axes, count=count: plot(axes, count) for count in steps))
+
+
+if __name__ == "__main__":
+    main()

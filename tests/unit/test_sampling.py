@@ -1,0 +1,144 @@
+"""A pass under real samplers on a trained model."""
+
+import logging
+
+import pytest
+import torch
+
+from deepcache_ext import SamplingPass, Settings
+from demo.k_diffusion_parts import sampling
+from demo.samplers import SAMPLERS
+from demo.tiny_model import TinyModel
+from tests.unit.unets import TaggedUNet, state_of
+
+STEPS = 5
+
+
+@pytest.fixture(scope="module")
+def model():
+    return TinyModel()
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_every_sampler_makes_the_planned_evaluations_and_the_same_picture_twice(model, name):
+    sampler = SAMPLERS[name]
+    prompts = model.prompts(2)
+    pictures = []
+    for _ in range(2):
+        with SamplingPass(model.unet, Settings(interval=2), sampler.evaluations(STEPS)) as run:
+            pictures.append(sampler.sample(model, prompts, STEPS, wrap=run.wrap))
+        planned = [action.value for action in run.schedule.actions()]
+        assert run.statistics.reused == planned.count("reuse")
+        assert run.statistics.full == len(planned) - planned.count("reuse")
+        assert run.statistics.missed == 0
+    assert torch.equal(*pictures)
+
+
+def test_interval_one_gives_the_identical_picture(model):
+    sampler, prompts = SAMPLERS["Euler a"], model.prompts(2)
+    with SamplingPass(model.unet, Settings(interval=1)) as run:
+        cached = sampler.sample(model, prompts, STEPS, wrap=run.wrap)
+    assert torch.equal(cached, sampler.sample(model, prompts, STEPS))
+
+
+def test_a_sampler_that_nobody_knows_the_evaluations_of(model):
+    x = model.noise(1, 1) * model.sigma_range()[1]
+    with SamplingPass(model.unet, Settings(interval=3)) as run, torch.no_grad():
+        denoiser = run.wrap(model.denoiser(model.prompts(1), 2.0))
+        sampling.sample_dpm_adaptive(denoiser, x, *model.sigma_range(), rtol=1.0, disable=True)
+    total = run.statistics.full + run.statistics.reused
+    assert total > 3
+    assert run.statistics.full == -(-total // 3)
+
+
+def test_nothing_is_left_on_the_model_or_kept_after_a_pass(model):
+    before = state_of(model)
+    with SamplingPass(model, Settings(interval=2, depth=3)) as run:
+        SAMPLERS["Euler"].sample(model, model.prompts(1), 2, wrap=run.wrap)
+        assert run.unet is model.unet
+    assert state_of(model) == before
+    assert run.kept_bytes == 0
+
+
+def test_memory_is_released_where_the_window_ends():
+    unet = TaggedUNet()
+    with SamplingPass(unet, Settings(interval=2, end=0.5), total=4) as run:
+        held = []
+        for _ in range(4):
+            run.start_evaluation()
+            unet(torch.zeros(1, 2, 4, 4))
+            held.append(run.kept_bytes > 0)
+    assert held == [True, True, False, False]
+
+
+def test_calls_before_the_first_evaluation_are_untouched():
+    unet = TaggedUNet()
+    with SamplingPass(unet, Settings(interval=2)) as run:
+        unet(torch.zeros(1, 2, 4, 4))
+        assert run.kept_bytes == run.statistics.calls_full == 0
+
+
+def test_an_evaluation_with_one_call_in_full_counts_as_full():
+    unet = TaggedUNet()
+    with SamplingPass(unet, Settings(interval=3)) as run:
+        for sizes in ((4, 4), (4, 6), (4, 4)):
+            run.start_evaluation()
+            for size in sizes:
+                unet(torch.zeros(1, 2, size, size))
+    s = run.statistics
+    assert (s.full, s.reused, s.calls_full, s.calls_reused, s.missed) == (3, 0, 4, 2, 2)
+
+
+def test_an_error_of_ours_stops_caching_is_reported_once_and_spares_the_picture(monkeypatch, caplog):
+    unet = TaggedUNet()
+    before = state_of(unet)
+    x = torch.ones(1, 2, 4, 4)
+    untouched = unet(x)
+
+    def out_of_memory(*_):
+        raise MemoryError("no room for the feature")
+
+    monkeypatch.setattr("deepcache_ext.store.RowStore.take", out_of_memory)
+    run = SamplingPass(unet, Settings(interval=2)).install()
+    with caplog.at_level(logging.WARNING, "deepcache"):
+        for _ in range(4):
+            run.start_evaluation()
+            assert torch.equal(unet(x), untouched)
+    assert run.statistics.error == "MemoryError: no room for the feature"
+    assert [record.name for record in caplog.records] == ["deepcache"]
+    assert state_of(unet) == before
+
+
+def test_a_feature_that_can_not_be_kept_spares_the_picture(monkeypatch):
+    unet = TaggedUNet()
+    x = torch.ones(1, 2, 4, 4)
+    untouched = unet(x)
+
+    def out_of_memory(*_):
+        raise torch.cuda.OutOfMemoryError("no room for the feature")
+
+    with SamplingPass(unet, Settings(interval=2)) as run:
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.Tensor, "clone", out_of_memory)
+            run.start_evaluation()
+            assert torch.equal(unet(x), untouched)
+        run.start_evaluation()
+        assert torch.equal(unet(x), untouched)
+    assert "no room for the feature" in run.statistics.error
+
+
+def test_the_hosts_exceptions_pass_through():
+    unet = TaggedUNet()
+    with SamplingPass(unet, Settings(interval=2)) as run:
+        run.start_evaluation()
+        with pytest.raises(RuntimeError, match="Sizes of tensors must match"):
+            unet.output_blocks[0].register_forward_hook(lambda *_: torch.zeros(1, 2, 3, 3)) and unet(
+                torch.zeros(1, 2, 4, 4)
+            )
+    assert run.statistics.error == ""
+
+
+def test_it_shows_what_it_does(model):
+    run = SamplingPass(model.unet, Settings(interval=2))
+    assert "interval=2" in repr(run)
+    assert "full=0" in repr(run)

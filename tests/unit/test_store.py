@@ -1,0 +1,139 @@
+"""No reuse ever sees a feature of another row, another size or an older refresh."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deepcache_ext import Action, SamplingPass, Settings
+from deepcache_ext.store import RowStore, Signature
+from tests.unit.unets import TaggedUNet
+
+CHANNELS = 2  # of a TaggedUNet's feature
+
+
+@st.composite
+def runs(draw):
+    """Draw a pass: its settings, and for each evaluation the rows, their split into calls, the size and the dtype."""
+    conds, unconds = draw(st.integers(1, 4)), draw(st.integers(0, 4))
+    evaluations = []
+    for _ in range(draw(st.integers(2, 12))):
+        rows = conds + (unconds if draw(st.booleans()) else 0)
+        calls = []
+        while sum(calls) < rows:
+            calls.append(draw(st.integers(1, rows - sum(calls))))
+        size = draw(st.sampled_from([4, 4, 4, 6]))
+        dtype = draw(st.sampled_from([torch.float32] * 4 + [torch.bfloat16]))
+        evaluations.append((calls, size, dtype))
+    full = draw(st.lists(st.integers(0, 12), min_size=1))
+    return Settings(schedule="list", steps=full, depth=draw(st.integers(1, 2))), evaluations
+
+
+@given(runs(), st.sampled_from(["compact", "full-length"]))
+def test_a_reuse_gets_the_rows_own_newest_feature_and_anything_else_is_computed_in_full(drawn, view):
+    settings, evaluations = drawn
+    unet = TaggedUNet()
+    kept = {}  # row -> (the evaluation that computed its feature, size, dtype): what a perfect store would hold
+    with SamplingPass(unet, settings, view=view) as run:
+        for number, (calls, size, dtype) in enumerate(evaluations):
+            action = run.start_evaluation()
+            if action is not Action.REUSE:
+                kept.clear()
+            first = 0
+            for count in calls:
+                rows = range(first, first + count)
+                first += count
+                tags = torch.tensor([[row, number] for row in rows], dtype=dtype)
+                deep_row, deep_number, row, evaluation = unet(tags[..., None, None].expand(-1, -1, size, size)).unbind(
+                    1
+                )
+                servable = all(kept.get(row, (0, 0, 0))[1:] == (size, dtype) for row in rows)
+                expected = [kept[row][0] if action is Action.REUSE and servable else number for row in rows]
+                assert deep_row[:, 0, 0].tolist() == row[:, 0, 0].tolist() == list(rows)
+                assert deep_number[:, 0, 0].tolist() == expected
+                assert evaluation[:, 0, 0].tolist() == [number] * count
+                if action is not Action.FULL and not (action is Action.REUSE and servable):
+                    kept.update((row, (number, size, dtype)) for row in rows)
+            held = [CHANNELS * size * size * dtype.itemsize for _, size, dtype in kept.values()]
+            assert run.kept_bytes == sum(held)
+    assert run.kept_bytes == 0
+    s = run.statistics
+    assert s.full + s.reused == len(evaluations)
+    assert s.calls_full + s.calls_reused == sum(len(calls) for calls, _, _ in evaluations)
+
+
+def test_a_changed_layout_of_the_rows_empties_the_store():
+    unet = TaggedUNet()
+    x = torch.zeros(3, 2, 4, 4)
+    with SamplingPass(unet, Settings(interval=4)) as run:
+        for layout in ((2, 1), (2, 1), (1, 2), (1, 2)):
+            run.start_evaluation(layout)
+            unet(x)
+    assert (run.statistics.full, run.statistics.reused, run.statistics.missed) == (2, 2, 1)
+
+
+def test_new_weights_empty_the_store():
+    unet = TaggedUNet()
+    with SamplingPass(unet, Settings(interval=4)) as run:
+        run.start_evaluation()
+        unet(torch.zeros(1, 2, 4, 4))
+        run.forget()
+        run.start_evaluation()
+        unet(torch.zeros(1, 2, 4, 4))
+    assert (run.statistics.full, run.statistics.reused, run.statistics.missed) == (2, 0, 1)
+
+
+SIGNATURE = Signature((4, 8, 8), torch.float32, torch.device("cpu"))
+
+
+def walk(*values):
+    return [torch.full((1, 1, 2, 2), float(value)) for value in values]
+
+
+def test_a_range_inside_what_was_kept_is_answered_across_calls():
+    store = RowStore()
+    store.keep(range(2), SIGNATURE, [walk(0, 1)])
+    store.keep(range(2, 5), SIGNATURE, [walk(2, 3, 4)])
+    (taken,) = store.take(range(1, 4), SIGNATURE)
+    assert taken[:, 0, 0, 0].tolist() == [1, 2, 3]
+    assert store.take(range(3, 6), SIGNATURE) is None
+    assert store.take(range(0), SIGNATURE) is None
+
+
+def test_what_is_taken_is_a_copy():
+    store = RowStore()
+    store.keep(range(1), SIGNATURE, [walk(7)])
+    store.take(range(1), SIGNATURE)[0].zero_()
+    assert store.take(range(1), SIGNATURE)[0].unique().item() == 7
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Signature((9, 8, 8), torch.float32, torch.device("cpu")),
+        Signature((4, 8, 16), torch.float32, torch.device("cpu")),
+        Signature((4, 8, 8), torch.float16, torch.device("cpu")),
+        Signature((4, 8, 8), torch.float32, torch.device("meta")),
+    ],
+)
+def test_another_input_gets_nothing(other):
+    store = RowStore()
+    store.keep(range(1), SIGNATURE, [walk(0)])
+    assert store.take(range(1), other) is None
+
+
+def test_walks_that_do_not_match_the_rows_are_not_kept():
+    store = RowStore()
+    store.keep(range(2), SIGNATURE, [walk(0, 1)])
+    store.keep(range(2), SIGNATURE, [walk(0, 1), walk(0, 1, 2)])
+    assert len(store) == 0
+    store.keep(range(2), SIGNATURE, [])
+    assert len(store) == 0
+
+
+def test_rows_kept_by_different_numbers_of_walks_are_not_mixed():
+    store = RowStore()
+    store.keep(range(1), SIGNATURE, [walk(0)])
+    store.keep(range(1, 2), SIGNATURE, [walk(1), walk(11)])
+    assert store.take(range(2), SIGNATURE) is None
+    assert [t.flatten()[0].item() for t in store.take(range(1, 2), SIGNATURE)] == [1, 11]

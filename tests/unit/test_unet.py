@@ -1,0 +1,345 @@
+"""The U-Net's anatomy, and what a call computes under each view."""
+
+import pytest
+import torch
+from torch import nn
+
+from deepcache_ext import SamplingPass, Settings
+from deepcache_ext.unet import CallHook, find_unet, max_depth
+from tests.unit.unets import DTYPES, KINDS, Case, TaggedUNet, state_of
+
+VIEWS = ["compact", "full-length"]
+
+
+def kind_id(kind):
+    return kind[0] if kind[1] is None else f"{kind[0]} with {kind[1]} input channels"
+
+
+@pytest.fixture(scope="module", params=KINDS, ids=kind_id)
+def kind(request):
+    return request.param
+
+
+@pytest.fixture(scope="module", params=DTYPES, ids=str)
+def case(kind, request):
+    return Case(*kind, dtype=request.param)
+
+
+def test_refreshes_and_interval_one_are_bit_identical_and_reuses_are_not_at_every_depth(case):
+    untouched = [case.call(seed) for seed in (1, 2)]
+    for depth in range(1, case.max_depth + 1):
+        for view in VIEWS:
+            with SamplingPass(case.unet, Settings(interval=2, depth=depth), view=view) as run:
+                run.start_evaluation()
+                assert torch.equal(case.call(1), untouched[0])
+                run.start_evaluation()
+                assert not torch.equal(case.call(2), untouched[1])
+                run.start_evaluation()
+                assert torch.equal(case.call(1), untouched[0])
+            assert (run.statistics.full, run.statistics.reused) == (2, 1)
+    with SamplingPass(case.unet, Settings(interval=1)) as run:
+        for seed in (1, 2):
+            run.start_evaluation()
+            assert torch.equal(case.call(seed), untouched[seed - 1])
+    assert run.statistics.reused == 0
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_reuse_equals_the_outer_blocks_around_the_kept_feature_bit_for_bit(case, view):
+    for depth in range(1, case.max_depth + 1):
+        expected = case.reuse_by_hand(depth, 2, case.feature(depth, 1))
+        with SamplingPass(case.unet, Settings(interval=3, depth=depth), view=view) as run:
+            run.start_evaluation()
+            case.call(1)
+            for _ in range(2):
+                run.start_evaluation()
+                assert torch.equal(case.call(2), expected)
+
+
+class Residuals:
+    """A forward as the ControlNet extension sets on the instance: it counts the blocks and adds between them.
+
+    Every third input block's output is added to in place, as a T2I adapter does; the middle and every skip get a
+    residual of their own. With `reference`, the blocks are first walked with other rows, as reference-only does.
+    """
+
+    def __init__(self, case, reference=None):
+        self.case = case
+        self.reference = reference
+        unet = case.unet
+        self.residuals = []
+        handles = [
+            block.register_forward_hook(lambda _block, _args, output: self.residuals.append(self._noise(output)))
+            for block in [*unet.input_blocks, unet.middle_block]
+        ]
+        case.call(0)
+        for handle in handles:
+            handle.remove()
+
+    @staticmethod
+    def _noise(like):
+        generator = torch.Generator().manual_seed(like.numel())
+        return torch.randn(like.shape, generator=generator).to(like.dtype)
+
+    def __call__(self, x, timesteps=None, context=None, y=None):
+        walks = [x] if self.reference is None else [self.reference(x), x]
+        return [self.walk(walk, timesteps, context, y) for walk in walks][-1]
+
+    def walk(self, x, timesteps, context, y, depth=None, feature=None):
+        unet = self.case.unet
+        h, emb, context = self.case.embedded(x, timesteps, context, y)
+        outer = slice(depth)
+        skips = []
+        for position, block in enumerate(list(unet.input_blocks)[outer]):
+            h = block(h, emb, context)
+            if (position + 1) % 3 == 0:
+                h += self.residuals[position]
+            skips.append(h + self.residuals[position])
+        if feature is None:
+            h = unet.middle_block(h, emb, context)
+            h = h + self.residuals[-1]
+        else:
+            h = feature
+        for block in list(unet.output_blocks)[0 if depth is None else -depth :]:
+            h = block(torch.cat([h, skips.pop()], dim=1), emb, context)
+        return unet.out(h.type(x.dtype))
+
+
+@pytest.fixture
+def foreign(case):
+    def install(reference=None):
+        case.unet.forward = Residuals(case, reference)
+        return case.unet.forward
+
+    yield install
+    case.unet.__dict__.pop("forward", None)
+
+
+def test_a_foreign_forward_keeps_its_residuals_on_refreshes_and_reuses(case, foreign):
+    forward = foreign()
+    untouched = case.call(1)
+    for depth in range(1, case.max_depth + 1):
+        feature = case.feature(depth, 1)
+        with torch.no_grad(), case.precision():
+            inputs = {"y": None} | case.inputs(2)
+            expected = forward.walk(**inputs, depth=depth, feature=feature)
+        with SamplingPass(case.unet, Settings(interval=2, depth=depth)) as run:
+            run.start_evaluation()
+            assert torch.equal(case.call(1), untouched)
+            run.start_evaluation()
+            assert torch.equal(case.call(2), expected)
+        assert run.statistics.reused == 1
+
+
+def test_a_forward_that_walks_the_blocks_twice_has_a_feature_for_each_walk():
+    case = Case()
+    taken = []
+    block = case.unet.output_blocks[len(case.unet.output_blocks) - 2]
+    out = case.unet.output_blocks[-1]
+    case.unet.forward = Residuals(case, reference=lambda x: -x)
+    handle = block.register_forward_hook(lambda _block, _args, output: taken.append(output.clone()))
+    case.call(1)
+    handle.remove()
+    seen = []
+    handle = out.register_forward_hook(lambda _block, args, _output: seen.append(args[0]))
+    with SamplingPass(case.unet, Settings(interval=2)) as run:
+        run.start_evaluation()
+        case.call(1)
+        seen.clear()
+        run.start_evaluation()
+        case.call(2)
+    handle.remove()
+    assert run.statistics.reused == 1
+    assert len(seen) == len(taken) == 2
+    for into_the_last_block, feature in zip(seen, taken, strict=True):
+        assert torch.equal(into_the_last_block[:, : feature.shape[1]], feature)
+
+
+def test_a_walk_without_a_kept_feature_is_computed_in_full():
+    case = Case()
+    case.unet.forward = Residuals(case)
+    with SamplingPass(case.unet, Settings(interval=2, depth=2)) as run:
+        run.start_evaluation()
+        case.call(1)
+        case.unet.forward = Residuals(case, reference=lambda x: -x)
+        main = case.unet.forward.walk
+        results = []
+        case.unet.forward.walk = lambda *arguments: results.append(main(*arguments)) or results[-1]
+        run.start_evaluation()
+        case.call(2)
+    assert torch.equal(results[1], case.call(2))
+
+
+def test_an_extra_walk_of_the_stock_loop_is_computed_in_full():
+    case = Case()
+    expected = case.call(3)
+
+    class Twice(type(case.unet)):
+        def forward(self, x, **inputs):
+            first = super().forward(x, **inputs)
+            return first if run.statistics.calls_reused == 0 else super().forward(**case.inputs(3))
+
+    case.unet.__class__ = Twice
+    with SamplingPass(case.unet, Settings(interval=2, depth=2), view="compact") as run:
+        run.start_evaluation()
+        case.call(1)
+        run.start_evaluation()
+        assert torch.equal(case.call(2), expected)
+    assert run.statistics.reused == 1
+
+
+def test_a_forward_that_calls_the_unet_itself_sees_the_originals_inside():
+    case = Case()
+    stock = case.unet.forward
+    inner = []
+
+    def forward(x, **inputs):
+        if not inner:
+            inner.append(None)
+            inner[0] = case.call(3)
+        return stock(x, **inputs)
+
+    expected = case.call(3)
+    with SamplingPass(case.unet, Settings(interval=2), view="full-length") as run:
+        run.start_evaluation()
+        case.call(1)
+        case.unet.forward = forward
+        run.start_evaluation()
+        reused = case.call(2)
+    assert torch.equal(inner[0], expected)
+    assert torch.equal(reused, case.reuse_by_hand(1, 2, Case().feature(1, 1)))
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_writing_in_place_into_a_feature_does_not_change_what_is_kept(view):
+    """As FreeU does with h before it is concatenated: every reuse must get what a refresh would have given it."""
+    case = Case()
+
+    def scaling_cat(tensors, dim):
+        tensors[0][:, ::2] *= 1.2
+        return torch.cat(tensors, dim=dim)
+
+    case.cat = scaling_cat
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(case.network.module, "th", type("th", (), {"cat": staticmethod(scaling_cat)}))
+        feature = case.feature(2, 1)
+        expected = case.reuse_by_hand(2, 2, feature.clone())
+        with SamplingPass(case.unet, Settings(interval=4, depth=2), view=view) as run:
+            run.start_evaluation()
+            case.call(1)
+            for _ in range(3):
+                run.start_evaluation()
+                assert torch.equal(case.call(2), expected)
+
+
+def test_the_unet_is_found_by_structure_inside_other_modules():
+    case = Case()
+    model = nn.ModuleDict({"first_stage": nn.Linear(2, 2), "model": nn.Sequential(case.unet)})
+    assert find_unet(model) is case.unet
+    assert max_depth(case.unet) == 11
+    assert max_depth(Case("SDXL").unet) == 8
+
+
+class ControlBranch(nn.Module):
+    """Has a U-Net's input and middle blocks but no output blocks, as a ControlNet."""
+
+    def __init__(self):
+        super().__init__()
+        self.input_blocks = nn.ModuleList([nn.Identity()] * 12)
+        self.middle_block = nn.Identity()
+
+
+@pytest.mark.parametrize("model", [nn.Linear(2, 2), ControlBranch(), None, "unet"], ids=lambda m: type(m).__name__)
+def test_anything_without_a_unets_blocks_is_refused_with_one_sentence(model):
+    with pytest.raises(ValueError, match=f"^{type(model).__name__} has no U-Net with input_blocks"):
+        SamplingPass(model, Settings())
+
+
+def test_a_depth_that_the_unet_lacks_is_refused():
+    with pytest.raises(ValueError, match="depth must be a whole number from 1 to 8 for this U-Net; got 9"):
+        SamplingPass(Case("SDXL").unet, Settings(depth=9))
+
+
+class BrokenBlockError(Exception):
+    """Raised inside a block."""
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("error", [BrokenBlockError, KeyboardInterrupt])
+@pytest.mark.parametrize("where", ["refresh", "reuse"])
+def test_after_a_pass_the_module_tree_is_untouched_even_if_a_block_raised(view, error, where):
+    case = Case()
+    before, tree = state_of(case.unet), list(case.unet.modules())
+
+    def raise_error(*_):
+        raise error
+
+    run = SamplingPass(case.unet, Settings(interval=2), view=view).install()
+    run.start_evaluation()
+    if where == "reuse":
+        case.call(1)
+        run.start_evaluation()
+    handle = case.unet.output_blocks[-1].register_forward_hook(raise_error)
+    with pytest.raises(error):
+        case.call(1)
+    handle.remove()
+    if error is BrokenBlockError:
+        assert list(case.unet.modules()) == tree
+    run.remove()
+    assert state_of(case.unet) == before
+    assert run.kept_bytes == 0
+
+
+def test_installing_and_removing_in_any_order_is_harmless():
+    case = Case()
+    before = state_of(case.unet)
+    untouched = case.call(1)
+    first, second = (SamplingPass(case.unet, Settings(interval=2)) for _ in range(2))
+    first.remove()
+    first.install().install()
+    second.install()
+    assert [type(hook.__self__) for hook in case.unet._forward_pre_hooks.values()] == [CallHook]
+    first.remove()
+    for run in (first, second):
+        run.start_evaluation()
+    assert torch.equal(case.call(1), untouched)
+    second.start_evaluation()
+    case.call(2)
+    assert second.statistics.reused == 1
+    assert first.statistics.calls_full == 0
+    second.remove()
+    second.remove()
+    assert state_of(case.unet) == before
+    assert torch.equal(case.call(1), untouched)
+
+
+def test_other_peoples_hooks_survive_in_any_order():
+    unet = TaggedUNet()
+    calls = []
+    theirs = unet.register_forward_pre_hook(lambda *_: calls.append("theirs"))
+    run = SamplingPass(unet, Settings(interval=2)).install()
+    unet.output_blocks[1].register_forward_hook(lambda *_: calls.append("later"))
+    run.start_evaluation()
+    unet(torch.zeros(1, 2, 4, 4))
+    theirs.remove()
+    run.remove()
+    unet(torch.zeros(1, 2, 4, 4))
+    assert calls == ["theirs", "later", "later"]
+
+
+def test_without_always_called_hooks_the_next_evaluation_puts_the_blocks_back(monkeypatch):
+    """torch 2.0 can't run a hook after an exception."""
+    monkeypatch.setattr("deepcache_ext.unet._ALWAYS", {})
+    case = Case()
+    tree = list(case.unet.modules())
+    untouched = case.call(1)
+    with SamplingPass(case.unet, Settings(interval=2)) as run:
+        run.start_evaluation()
+        case.call(1)
+        run.start_evaluation()
+        with pytest.raises(RuntimeError):
+            case.unet(**(case.inputs(1) | {"context": torch.zeros(1)}))
+        run.start_evaluation()
+        assert list(case.unet.modules()) == tree
+        assert torch.equal(case.call(1), untouched)
+    assert list(case.unet.modules()) == tree
