@@ -24,11 +24,13 @@ OLDEST_PYTHON = (3, 10)
 
 CHECKS = (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"])
 
-# glibc returns large blocks to the system after every operation; keeping them makes torch on a CPU up to twice as fast.
-KEEP_MEMORY = {
+ENVIRONMENT_VARIABLES = {
+    # glibc returns large blocks to the system after every operation; keeping them makes torch up to twice as fast.
     "MALLOC_MMAP_THRESHOLD_": "4294967296",
     "MALLOC_TRIM_THRESHOLD_": "4294967296",
     "MALLOC_TOP_PAD_": "268435456",
+    # torch's threads spin while they wait; beside other work on the same cores that is many times slower.
+    "OMP_WAIT_POLICY": "PASSIVE",
 }
 
 
@@ -65,13 +67,16 @@ def _prepare(group: str) -> None:
     print(f"installing what {group} needs; this happens once", flush=True)
     for options in (["-r", str(files[0])], ["--no-deps", "-r", str(files[1])]):
         command = [str(_python()), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *options]
-        subprocess.run(command, check=True)
+        if subprocess.run(command, check=False).returncode:
+            sys.exit(f"dev.py: pip could not install {options[-1]}; its own message is above")
     groups = {group, *(done[1:] if done[:1] == [wanted] else [])} | ({"demo"} if group == "test" else set())
     STAMP.write_text(" ".join([wanted, *sorted(groups)]), encoding="utf-8")
 
 
 def _run(arguments: list[str]) -> int:
-    return subprocess.run([str(_python()), *arguments], cwd=ROOT, env=KEEP_MEMORY | os.environ, check=False).returncode
+    return subprocess.run(
+        [str(_python()), *arguments], cwd=ROOT, env=ENVIRONMENT_VARIABLES | os.environ, check=False
+    ).returncode
 
 
 def _python() -> Path:

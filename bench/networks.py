@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 with contextlib.redirect_stdout(io.StringIO()):  # both packages announce at import that xformers is missing
     logging.getLogger("imaginairy").setLevel(logging.ERROR)
+    import ldm.modules.attention as ldm_attention
     import ldm.modules.diffusionmodules.openaimodel as ldm_unet
     from imaginairy.modules.sgm import attention as sgm_attention
     from imaginairy.modules.sgm.diffusionmodules import openaimodel as sgm_unet
@@ -90,6 +91,20 @@ def in_precision(unet: nn.Module, dtype: torch.dtype) -> nn.Module:
         if isinstance(module, nn.GroupNorm):
             module.float()
     return unet
+
+
+def use_sdp_attention() -> None:
+    """Have ldm's attention call torch's fused kernel, as the WebUI's --opt-sdp-attention does; sgm's already does."""
+
+    def forward(self: Any, x: Tensor, context: Tensor | None = None, mask: None = None) -> Tensor:
+        context = x if context is None else context
+        projected = (self.to_q(x), self.to_k(context), self.to_v(context))
+        q, k, v = (tensor.unflatten(-1, (self.heads, -1)).transpose(1, 2) for tensor in projected)
+        out = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        result: Tensor = self.to_out(out.transpose(1, 2).flatten(2))
+        return result
+
+    ldm_attention.CrossAttention.forward = forward
 
 
 @contextmanager

@@ -155,16 +155,15 @@ class SamplingPass:
 
     def _view_of(self, rows: range, signature: Signature) -> View:
         depth = self.settings.depth
-        full_length = self._view == "full-length" or (self._view == "auto" and has_foreign_forward(self.unet))
-        shapes = self._shapes.setdefault(signature, {}) if full_length else None
-        features = None
-        if self._action is Action.REUSE and shapes != {}:
-            features = self._store.take(rows, signature)
-        if full_length:
+        if self._view == "full-length" or (self._view == "auto" and has_foreign_forward(self.unet)):
+            shapes = self._shapes.setdefault(signature, {})
+            features = self._kept(rows, signature) if shapes else None
             return FullLengthView(self.unet, depth, features or (), shapes)
-        if features is None:
-            return RefreshView(self.unet, depth)
-        return CompactView(self.unet, depth, features)
+        features = self._kept(rows, signature)
+        return RefreshView(self.unet, depth) if features is None else CompactView(self.unet, depth, features)
+
+    def _kept(self, rows: range, signature: Signature) -> list[Tensor] | None:
+        return self._store.take(rows, signature) if self._action is Action.REUSE else None
 
     def _count(self, *, reused: bool, first_call: bool) -> None:
         s = self.statistics

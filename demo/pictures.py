@@ -17,13 +17,13 @@ def psnr(pictures: Tensor, references: Tensor) -> Tensor:
     """Return the PSNR in dB of each RGB picture (0 to 1) to its reference, at most `IDENTICAL`."""
     error = ((pictures - references) ** 2).flatten(1).mean(dim=1)
     decibels: Tensor = -10 * torch.log10(error)
-    return decibels.clamp(max=IDENTICAL)
+    return torch.clamp(decibels, max=IDENTICAL)
 
 
 def relative_error(pictures: Tensor, references: Tensor) -> Tensor:
     """Return the L2 norm of each picture's difference from its reference over the norm of the reference."""
-    difference = (pictures - references).flatten(1).norm(dim=1)
-    return difference / references.flatten(1).norm(dim=1)
+    difference: Tensor = (pictures - references).flatten(1).norm(dim=1)
+    return torch.div(difference, references.flatten(1).norm(dim=1))
 
 
 def rows_picture(rows: Sequence[tuple[str, Tensor]], labels: Sequence[str], scale: int = 3) -> Image.Image:

@@ -91,7 +91,8 @@ class TinyModel(nn.Module):
     def decode(self, x: Tensor) -> Tensor:
         """Return `x` as RGB from 0 to 1."""
         mean = torch.tensor(self.config["image"]["mean"]).view(1, 3, 1, 1)
-        return ((x * self.config["image"]["std"] + mean + 1) / 2).clamp(0, 1)
+        rgb: Tensor = (x * self.config["image"]["std"] + mean + 1) / 2
+        return rgb.clamp(0, 1)
 
     def _eps(self, x: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
         eps: Tensor = self.unet(x, timesteps, context=context)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from deepcache_ext import SamplingPass, Settings
-from deepcache_ext.unet import CallHook, find_unet, max_depth
+from deepcache_ext.unet import CallHook, find_unet, has_foreign_forward, max_depth
 from tests.unit.unets import DTYPES, KINDS, Case, TaggedUNet, state_of
 
 VIEWS = ["compact", "full-length"]
@@ -230,6 +230,15 @@ def test_writing_in_place_into_a_feature_does_not_change_what_is_kept(view):
             for _ in range(3):
                 run.start_evaluation()
                 assert torch.equal(case.call(2), expected)
+
+
+def test_the_classes_own_forward_left_on_the_instance_is_not_foreign():
+    unet = TaggedUNet()
+    assert not has_foreign_forward(unet)
+    unet.forward = unet.forward
+    assert not has_foreign_forward(unet)
+    unet.forward = lambda x: x
+    assert has_foreign_forward(unet)
 
 
 def test_the_unet_is_found_by_structure_inside_other_modules():

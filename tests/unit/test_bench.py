@@ -1,0 +1,94 @@
+"""The benches count and time what they say."""
+
+import functools
+
+import pytest
+import torch
+
+from bench import macs, quality, speed
+from bench.networks import NETWORKS, Network
+from bench.timing import Clock, block_times
+from deepcache_ext import Settings
+from demo.tiny_model import TinyModel
+from tests.unit.unets import TaggedUNet
+
+LDM_4_G = macs.costs("LDM-4-G")
+
+
+@pytest.mark.parametrize("interval", macs.PAPER_LDM)
+def test_the_papers_averages_of_ldm_4_g(interval):
+    ours = macs.average(LDM_4_G, macs.PAPER_LDM_EVALUATIONS, interval, 1) / 1e9
+    assert ours == pytest.approx(macs.PAPER_LDM[interval], rel=0.002)
+
+
+def test_sd15_costs_less_than_the_paper_says():
+    costs = macs.costs("SD1.5")
+    assert [round(cost[0] / 1e9, 2) for cost in costs[:4]] == [338.61, 20.69, 57.25, 98.01]
+    assert [round(cost[1] / 1e9, 2) for cost in costs[:4]] == [401.64, 31.63, 90.07, 152.71]
+    assert macs.average(costs, macs.PAPER_SD_EVALUATIONS, 5, 2) / 1e9 == pytest.approx(117.9, abs=0.05)
+    assert macs.average(costs, macs.PAPER_SD_EVALUATIONS, 5, 2) / 1e9 < macs.PAPER_SD
+
+
+@pytest.fixture
+def small_networks(monkeypatch):
+    monkeypatch.setattr(Network, "build", functools.partialmethod(Network.build, small=True))
+    monkeypatch.setattr(speed, "LATENTS", {"cpu": dict.fromkeys(NETWORKS, 16)})
+    narrow = {"block_out_channels": (32, 32, 64, 64), "cross_attention_dim": 48, "attention_head_dim": 4}
+    unet = functools.partial(speed.UNet2DConditionModel, **narrow)
+    monkeypatch.setattr(speed, "UNet2DConditionModel", lambda **_: unet())
+
+
+@pytest.mark.parametrize("name", ["SD1.5", "SDXL"])
+@pytest.mark.usefixtures("small_networks")
+def test_speed_times_every_contender(name):
+    samples, waiting = speed.measure(name, "cpu", 1, [1, 2], [2, 5], 2)
+    every = ["full", "refresh", "reuse", "refresh / full", "N = 2", "N = 5"]
+    only_ours = ["own / full", "ideal", "N = 2 ideal", "N = 5 ideal", "N = 2 of ideal", "N = 5 of ideal"]
+    expected = {f"{depth} {what}" for what in every + only_ours for depth in (1, 2)}
+    if name == "SD1.5":
+        expected |= {f"helper {depth} {what}" for what in every for depth in (1, 2)}
+    assert set(samples.values) == expected
+    assert all(len(values) == 2 and min(values) > 0 for values in samples.values.values())
+    assert waiting == ["", ""]
+    assert samples.median("1 reuse") < samples.median("1 full")
+    assert samples.median("1 own / full") < 0.2
+
+
+def test_speed_ups_follow_from_the_times():
+    class Fixed:
+        prefix = ""
+
+        def full(self, _depth):
+            return 2.0, 0.25
+
+        def cached(self, _depth):
+            return 2.0, 0.5, 0.02
+
+    samples = speed.Samples()
+    speed._measure_one(samples, Fixed(), 1, [5])
+    assert samples.median("1 N = 5") == pytest.approx(5 * 2 / (2 + 4 * 0.5))
+    assert samples.median("1 N = 5 ideal") == pytest.approx(5 * 2 / (2 + 4 * 0.25))
+    assert samples.median("1 N = 5 of ideal") == pytest.approx(3 / 4)
+    assert samples.median("1 own / full") == pytest.approx(0.01)
+
+
+def test_block_times_are_inside_the_whole_and_leave_no_hook():
+    unet, clock = TaggedUNet(), Clock("cpu")
+    blocks = [*unet.input_blocks, unet.middle_block, *unet.output_blocks]
+    with block_times(clock, blocks) as seconds:
+        whole = clock.time(lambda: unet(torch.zeros(1, 2, 4, 4)))
+    assert len(seconds) == 7
+    assert 0 < sum(seconds) < whole
+    assert not any(block._forward_hooks or block._forward_pre_hooks for block in blocks)
+
+
+@pytest.mark.parametrize("name", ["Euler", "DDIM", "PLMS", "UniPC"])
+def test_quality_compares_with_the_same_seeds_uncached_picture(name):
+    variants = [Settings(interval=1), *quality.variants([2], [1], ["uniform", "non-uniform"], 5)]
+    untouched, *cached = quality.measure(TinyModel(), name, 5, variants, pictures=3, batch=2, guidance=3.0)
+    assert untouched.psnr_worst == 99
+    assert untouched.compute == 1
+    for result in cached:
+        assert 5 < result.psnr_worst <= result.psnr < 60
+        assert 0 < result.error <= result.error_worst < 1
+        assert 0.5 < result.compute < 0.7
