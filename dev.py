@@ -40,18 +40,23 @@ def main(arguments: list[str]) -> int:
         wanted = ".".join(map(str, OLDEST_PYTHON))
         print(f"dev.py needs Python {wanted} or newer; this is {sys.version.split()[0]}", file=sys.stderr)
         return 2
-    match arguments:
-        case ["demo", *options]:
-            commands = [["-m", "demo", *options]]
-        case ["test", *options]:
-            commands = [["-m", *command] for command in (*CHECKS, ["pytest", *options])]
-        case ["bench", name, *options] if (ROOT / "bench" / f"{name}.py").is_file():
-            commands = [["-m", f"bench.{name}", *options]]
-        case _:
-            print(__doc__)
-            return 2
+    commands = _commands(*arguments)
+    if not commands:
+        print(__doc__)
+        return 2
     _prepare("demo" if arguments[0] == "demo" else "test")
     return next(filter(None, map(_run, commands)), 0)
+
+
+def _commands(task: str = "", *options: str) -> list[list[str]]:
+    """Return the arguments of each Python process that the task needs, in order; none for an unknown task."""
+    if task == "demo":
+        return [["-m", "demo", *options]]
+    if task == "test":
+        return [["-m", *command] for command in (*CHECKS, ["pytest", *options])]
+    if task == "bench" and options and (ROOT / "bench" / f"{options[0]}.py").is_file():
+        return [["-m", f"bench.{options[0]}", *options[1:]]]
+    return []
 
 
 def _prepare(group: str) -> None:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import argparse
 import csv
+import functools
 import itertools
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,7 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, default=3.0)
     parser.add_argument("--quick", action="store_true", help="a look in a minute: 8 pictures, two samplers, 20 steps")
     parser.add_argument("--out", type=Path, default=Path("docs/quality.png"), help="the picture; a .csv goes beside it")
+    parser.add_argument("--append", action="store_true", help="add to the .csv that is there and draw all of it")
     options = parser.parse_args()
     if options.quick:
         options.samplers, options.steps, options.pictures = ("Euler", "DPM++ 2M"), [20], 8
@@ -122,14 +124,14 @@ def main() -> None:
     print()
     print(table(HEADINGS, []), flush=True)
     model = TinyModel()
-    results: list[Result] = []
+    results = _read_csv(options.out.with_suffix(".csv")) if options.append else []
     for name, steps in itertools.product(options.samplers, options.steps):
         settings = variants(options.intervals, options.depths, options.schedules, ALL_SAMPLERS[name].evaluations(steps))
         for result in measure(model, name, steps, settings, options.pictures, options.batch, options.guidance):
             results.append(result)
             print(row(_cells(result)), flush=True)
     _write_csv(results, options.out.with_suffix(".csv"))
-    _draw(results, options.samplers, options.steps, options.out)
+    _draw(results, options.out)
 
 
 def _cells(r: Result) -> list[str]:
@@ -139,33 +141,41 @@ def _cells(r: Result) -> list[str]:
     ]  # fmt: skip
 
 
+def _read_csv(file: Path) -> list[Result]:
+    types = {field.name: {"str": str, "int": int, "float": float}[str(field.type)] for field in fields(Result)}
+    with file.open(newline="", encoding="utf-8") as lines:
+        return [Result(**{name: types[name](value) for name, value in line.items()}) for line in csv.DictReader(lines)]
+
+
 def _write_csv(results: list[Result], out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     with out.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(Result.__dataclass_fields__)
-        for r in results:
-            row = vars(r).values()
+        writer.writerow(field.name for field in fields(Result))
+        for result in results:
+            row = asdict(result).values()
             writer.writerow([f"{value:.4f}" if isinstance(value, float) else value for value in row])
 
 
-def _draw(results: list[Result], samplers: Iterable[str], steps: list[int], out: Path) -> None:
-    def plot(axes: Any, count: int) -> None:
+def _draw(results: list[Result], out: Path) -> None:
+    depth = results[0].depth
+    drawn = [r for r in results if r.schedule == results[0].schedule and r.depth == depth]
+    samplers = list(dict.fromkeys(r.sampler for r in drawn))
+    colors = dict(zip(samplers, itertools.cycle(f"C{number}" for number in range(10)), strict=False))
+
+    def plot(axes: Any, steps: int) -> None:
         for name in samplers:
-            points = sorted(
-                (r.compute, r.psnr)
-                for r in results
-                if (r.sampler, r.steps, r.schedule, r.depth) == (name, count, "uniform", results[0].depth)
-            )
-            axes.plot(*zip(*points, strict=True), marker="o", label=name)
+            points = sorted((r.compute, r.psnr) for r in drawn if (r.sampler, r.steps) == (name, steps))
+            if points:
+                axes.plot(*zip(*points, strict=True), "o-", color=colors[name], label=name)
         axes.set(
-            title=f"{count} steps, uniform, depth {results[0].depth}",
+            title=f"{steps} steps, {drawn[0].schedule}, depth {depth}",
             xlabel="compute, fraction of the uncached run",
             ylabel="PSNR to the uncached picture, dB, median",
         )
         axes.legend(fontsize="small")
 
-    save_figure(out, *(lambda axes, count=count: plot(axes, count) for count in steps))
+    save_figure(out, *(functools.partial(plot, steps=steps) for steps in sorted({r.steps for r in drawn})))
 
 
 if __name__ == "__main__":
