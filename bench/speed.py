@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import functools
 import gc
+import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -43,7 +44,7 @@ class Contender:
 
     prefix = ""
 
-    def __init__(self, name: str, device: str, rows: int) -> None:
+    def __init__(self, name: str, device: str, rows: int, latent: int) -> None:
         network = NETWORKS[name]
         self.device = device
         self.clock = Clock(device)
@@ -51,7 +52,6 @@ class Contender:
         self.unet = in_precision(network.build(device=device), self.dtype)
         lists: Any = self.unet
         self.blocks: list[nn.Module] = [*lists.input_blocks, lists.middle_block, *lists.output_blocks]
-        latent = LATENTS[device].get(name)
         self.inputs = network.inputs(self.unet, rows, latent=latent, device=device, dtype=self.dtype)
 
     @torch.no_grad()
@@ -154,14 +154,14 @@ def own_time() -> Iterator[list[float]]:
 
 
 def measure(
-    name: str, device: str, rows: int, depths: Sequence[int], intervals: Sequence[int], repeats: int
+    name: str, device: str, rows: int, latent: int, depths: Sequence[int], intervals: Sequence[int], repeats: int
 ) -> tuple[Samples, list[str]]:
     """Return the samples of one network and, on a CUDA device, what share of a reuse is launch overhead by depth.
 
     Each refresh and its reuses run between two full evaluations and are compared with the mean of the two, so that
     a drift of the machine's speed cancels.
     """
-    contender = Contender(name, device, rows)
+    contender = Contender(name, device, rows, latent)
     contenders: list[Any] = [contender]
     if name == "SD1.5":
         contenders.append(HelperContender(contender))
@@ -200,6 +200,7 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=["SD1.5", "SDXL", "LDM-4-G"])
     parser.add_argument("--device", choices=LATENTS, default="cpu", help="cuda runs in float16 with device events")
     parser.add_argument("--batch", nargs="+", type=int, default=[2], help="rows of a U-Net call (default 2)")
+    parser.add_argument("--latent", type=int, help="height and width of the latent (default: the network's usual)")
     parser.add_argument("--depths", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--intervals", nargs="+", type=int, default=[2, 3, 5])
     parser.add_argument("--repeats", type=int, default=5)
@@ -211,9 +212,11 @@ def main() -> None:
     curves: list[Callable[[Any], None]] = []
     for name in options.networks:
         for rows in options.batch:
-            size = LATENTS[options.device].get(name, NETWORKS[name].latent)
+            size = options.latent or LATENTS[options.device].get(name, NETWORKS[name].latent)
             title = f"{name}, {size}x{size} latent, batch {rows}"
-            samples, waiting = measure(name, options.device, rows, options.depths, options.intervals, options.repeats)
+            samples, waiting = measure(
+                name, options.device, rows, size, options.depths, options.intervals, options.repeats
+            )
             print(f"\n{title}\n")
             print(_table(samples, options.depths, options.intervals, waiting), flush=True)
             curves.append(_curve(title, samples, options.depths, options.intervals))
@@ -222,20 +225,21 @@ def main() -> None:
 
 
 def _table(samples: Samples, depths: Sequence[int], intervals: Sequence[int], waiting: Sequence[str]) -> str:
-    headings = ["", "full", "refresh", "refresh / full", "own time / full", "reuse", "ideal reuse"]
+    headings = ["", "full", "refresh", "refresh / full (quartiles)", "own time / full", "reuse", "ideal reuse"]
     headings += [f"N = {interval}, of ideal" for interval in intervals]
     headings += ["launch overhead"] if any(waiting) else []
     rows = []
     for depth, wait in zip(depths, waiting, strict=True):
         m = functools.partial(_median, samples, f"{depth} ")
-        cells = [f"depth {depth}", f"{m('full'):.4g} s", f"{m('refresh'):.4g} s", f"{m('refresh / full'):.3f}"]
+        cells = [f"depth {depth}", f"{m('full'):.4g} s", f"{m('refresh'):.4g} s"]
+        cells.append(_with_quartiles(samples, f"{depth} refresh / full"))
         cells += [f"{100 * m('own / full'):.3f} %", f"{m('reuse'):.4g} s", f"{m('ideal'):.4g} s"]
         cells += [f"{m(f'N = {n}'):.2f}x, {100 * m(f'N = {n} of ideal'):.1f} %" for n in intervals]
         rows.append(cells + ([wait] if wait else []))
     for depth in depths if f"helper {depths[0]} full" in samples.values else ():
         m = functools.partial(_median, samples, f"helper {depth} ")
         cells = [f"DeepCacheSDHelper, branch {depth - 1}", f"{m('full'):.4g} s", f"{m('refresh'):.4g} s"]
-        cells += [f"{m('refresh / full'):.3f}", "", f"{m('reuse'):.4g} s", ""]
+        cells += [_with_quartiles(samples, f"helper {depth} refresh / full"), "", f"{m('reuse'):.4g} s", ""]
         cells += [f"{m(f'N = {n}'):.2f}x" for n in intervals]
         rows.append(cells + ([""] if any(waiting) else []))
     return table(headings, rows)
@@ -243,6 +247,12 @@ def _table(samples: Samples, depths: Sequence[int], intervals: Sequence[int], wa
 
 def _median(samples: Samples, prefix: str, name: str) -> float:
     return samples.median(prefix + name)
+
+
+def _with_quartiles(samples: Samples, name: str) -> str:
+    values = samples.values[name]
+    low, _, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
+    return f"{samples.median(name):.3f} ({low:.3f} to {high:.3f})"
 
 
 def _curve(title: str, samples: Samples, depths: Sequence[int], intervals: Sequence[int]) -> Callable[[Any], None]:

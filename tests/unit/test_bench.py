@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bench import macs, quality, speed
-from bench.networks import NETWORKS, Network
+from bench.networks import Network
 from bench.timing import Clock, block_times
 from deepcache_ext import Settings
 from demo.tiny_model import TinyModel
@@ -32,7 +32,6 @@ def test_sd15_costs_less_than_the_paper_says():
 @pytest.fixture
 def small_networks(monkeypatch):
     monkeypatch.setattr(Network, "build", functools.partialmethod(Network.build, small=True))
-    monkeypatch.setattr(speed, "LATENTS", {"cpu": dict.fromkeys(NETWORKS, 16)})
     narrow = {"block_out_channels": (32, 32, 64, 64), "cross_attention_dim": 48, "attention_head_dim": 4}
     unet = functools.partial(speed.UNet2DConditionModel, **narrow)
     monkeypatch.setattr(speed, "UNet2DConditionModel", lambda **_: unet())
@@ -41,7 +40,7 @@ def small_networks(monkeypatch):
 @pytest.mark.parametrize("name", ["SD1.5", "SDXL"])
 @pytest.mark.usefixtures("small_networks")
 def test_speed_times_every_contender(name):
-    samples, waiting = speed.measure(name, "cpu", 1, [1, 2], [2, 5], 2)
+    samples, waiting = speed.measure(name, "cpu", 1, 16, [1, 2], [2, 5], 2)
     every = ["full", "refresh", "reuse", "refresh / full", "N = 2", "N = 5"]
     only_ours = ["own / full", "ideal", "N = 2 ideal", "N = 5 ideal", "N = 2 of ideal", "N = 5 of ideal"]
     expected = {f"{depth} {what}" for what in every + only_ours for depth in (1, 2)}
