@@ -4,7 +4,7 @@
     python3 dev.py test                 lint, type check and test; options go to pytest
     python3 dev.py bench macs           run bench/macs.py (also: speed, quality)
 
-Needs Python 3.10 or newer and nothing else. The first run makes .venv and installs the pinned packages.
+Needs Python 3.10 or 3.11 and nothing else. The first run makes .venv and installs the pinned packages.
 """
 
 from __future__ import annotations
@@ -66,9 +66,9 @@ def _prepare(group: str) -> None:
     done = STAMP.read_text(encoding="utf-8").split() if STAMP.exists() else []
     if done[:1] == [wanted] and group in done:
         return
-    if not _python().exists():
+    if not STAMP.exists():
         print(f"making {ENVIRONMENT}", flush=True)
-        venv.create(ENVIRONMENT, with_pip=True)
+        venv.create(ENVIRONMENT, with_pip=True, clear=True)
     print(f"installing what {group} needs; this happens once", flush=True)
     for options in (["-r", str(files[0])], ["--no-deps", "-r", str(files[1])]):
         command = [str(_python()), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *options]

@@ -31,7 +31,7 @@ from bench.networks import NETWORKS, in_precision, use_sdp_attention
 from bench.report import save_figure, table, written_on
 from bench.timing import Clock, Samples, block_times
 from deepcache_ext import SamplingPass, Settings
-from deepcache_ext.unet import View
+from deepcache_ext.unet import CallHook, View
 
 LATENTS = {"cpu": {"SDXL": 64}, "cuda": {}}
 """Where the usual latent is not used: SDXL at 64x64 on a CPU, where it takes long enough."""
@@ -64,12 +64,13 @@ class Contender:
     def full(self, depth: int) -> tuple[float, float]:
         """Return the seconds of a full evaluation, and of that what would be left without the deep part."""
         with block_times(self.clock, self.blocks) as seconds:
-            whole = self.clock.time(self.call)
-        return whole, whole - sum(seconds[depth : len(seconds) - depth])
+            timed = self.clock.time(self.call)
+        whole = self.clock.time(self.call)
+        return whole, whole * (1 - sum(seconds[depth : len(seconds) - depth]) / timed)
 
     def cached(self, depth: int) -> tuple[float, float, float]:
         """Return the seconds of a refresh and of a reuse, and what the refresh spent in the extension's own code."""
-        with SamplingPass(self.unet, Settings(interval=REUSES + 1, depth=depth)) as run, own_time() as own:
+        with own_time() as own, SamplingPass(self.unet, Settings(interval=REUSES + 1, depth=depth)) as run:
             run.start_evaluation()
             refresh = self.clock.time(self.call)
             spent = sum(own)
@@ -134,7 +135,7 @@ class HelperContender:
 
 @contextlib.contextmanager
 def own_time() -> Iterator[list[float]]:
-    """Collect the seconds that the hooks and the tap take inside, on the host's clock."""
+    """Collect the seconds that the hooks and the tap of a pass made inside take, on the host's clock."""
     seconds: list[float] = []
 
     def timed(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -146,7 +147,7 @@ def own_time() -> Iterator[list[float]]:
 
         return call
 
-    parts: list[tuple[Any, str]] = [(SamplingPass, "_choose"), (SamplingPass, "_done"), (View, "_keep")]
+    parts: list[tuple[Any, str]] = [(CallHook, "_before"), (CallHook, "_after"), (View, "_keep")]
     with contextlib.ExitStack() as patches:
         for owner, name in parts:
             patches.enter_context(mock.patch.object(owner, name, timed(getattr(owner, name))))
@@ -159,7 +160,7 @@ def measure(
     """Return the samples of one network and, on a CUDA device, what share of a reuse is launch overhead by depth.
 
     Each refresh and its reuses run between two full evaluations and are compared with the mean of the two, so that
-    a drift of the machine's speed cancels.
+    a drift of the machine's speed cancels. A run of N is one refresh and N - 1 times the reuse measured after it.
     """
     contender = Contender(name, device, rows, latent)
     contenders: list[Any] = [contender]

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from torch import Tensor
 
@@ -28,6 +28,7 @@ from deepcache_ext.unet import (
 logger = logging.getLogger("deepcache")
 
 T = TypeVar("T")
+ViewName = Literal["auto", "compact", "full-length"]
 
 
 @dataclass
@@ -55,7 +56,8 @@ class SamplingPass:
     None if unknown. `view` picks what a reuse puts in place of the block lists: "compact" for the stock loop,
     "full-length" for a forward that counts blocks, "auto" to decide by whether the instance has a forward of its own.
 
-    Raises ValueError if `model` contains no U-Net or the depth is more than this U-Net has.
+    Raises ValueError if `model` contains no U-Net, the depth is more than this U-Net has, or `total` or `view` is
+    none of the values above.
 
     The method is DeepCache, https://arxiv.org/abs/2312.00858.
     """
@@ -66,20 +68,22 @@ class SamplingPass:
         settings: Settings,
         total: int | None = None,
         *,
-        view: Literal["auto", "compact", "full-length"] = "auto",
+        view: ViewName = "auto",
     ) -> None:
         self.unet = find_unet(model)
         if settings.depth > max_depth(self.unet):
             raise ValueError(
                 f"depth must be a whole number from 1 to {max_depth(self.unet)} for this U-Net; got {settings.depth}"
             )
+        if view not in get_args(ViewName):
+            raise ValueError(f"view must be one of {', '.join(get_args(ViewName))}; got {view!r}")
         self.settings = settings
         self.schedule = Schedule(settings, total)
         self.statistics = Statistics()
         self._view = view
         self._store = RowStore()
         self._shapes: dict[Signature, dict[int, Shape]] = {}
-        self._hook = CallHook(self.unet, self._choose, self._done, self._fail)
+        self._hook = CallHook(self.unet, self._choose, self._done, self._fail, self.forget)
         self._index = -1
         self._action = Action.FULL
         self._layout: Hashable = None
@@ -104,15 +108,17 @@ class SamplingPass:
         return self._store.nbytes
 
     def install(self) -> SamplingPass:
-        """Hook the U-Net, in the place of any other pass that still does, and return the pass."""
+        """Hook the U-Net, in the place of any other pass that still does, start the clock, and return the pass."""
         self._hook.install()
+        self.statistics = Statistics()
+        self._index = -1
+        self._action = Action.FULL
+        self._layout = None
         return self
 
     def remove(self) -> None:
         """Leave the U-Net as it was found and release the kept features."""
         self._hook.remove()
-        self._action = Action.FULL
-        self.forget()
 
     def forget(self) -> None:
         """Drop the kept features, for instance because the U-Net has new weights; the next evaluation is full."""
@@ -131,8 +137,9 @@ class SamplingPass:
     def start_evaluation(self, layout: Hashable = None) -> Action:
         """Tell the pass that the sampler asks for the next evaluation, and return what it will do.
 
-        `layout` is anything that says which rows mean what, such as (conds, unconds). Where it changes, no row is
-        taken for the one of the same number before.
+        `layout` is anything that says what a row of a given number stands for, such as the number of conds, or which
+        control units are active where they change the walks. Where it changes, nothing kept before is used. It must
+        not change where only the last rows, the unconds, are left out for an evaluation.
         """
         self._hook.reset()
         self._index += 1
@@ -149,21 +156,21 @@ class SamplingPass:
         first_call = self._rows.stop == 0
         self._rows = range(self._rows.stop, self._rows.stop + len(x))
         self._signature = Signature.of(x)
-        view = None if self._action is Action.FULL else self._view_of(self._rows, self._signature)
+        view = None if self._action is Action.FULL else self._view_of(x)
         self._count(reused=view is not None and view.reuses, first_call=first_call)
         return view
 
-    def _view_of(self, rows: range, signature: Signature) -> View:
-        depth = self.settings.depth
+    def _view_of(self, x: Tensor) -> View:
+        depth, signature = self.settings.depth, Signature.of(x)
         if self._view == "full-length" or (self._view == "auto" and has_foreign_forward(self.unet)):
             shapes = self._shapes.setdefault(signature, {})
-            features = self._kept(rows, signature) if shapes else None
-            return FullLengthView(self.unet, depth, features or (), shapes)
-        features = self._kept(rows, signature)
+            features = self._kept(signature) if shapes else None
+            return FullLengthView(self.unet, depth, x, features or {}, shapes)
+        features = self._kept(signature)
         return RefreshView(self.unet, depth) if features is None else CompactView(self.unet, depth, features)
 
-    def _kept(self, rows: range, signature: Signature) -> list[Tensor] | None:
-        return self._store.take(rows, signature) if self._action is Action.REUSE else None
+    def _kept(self, signature: Signature) -> dict[int, Tensor] | None:
+        return self._store.take(self._rows, signature) if self._action is Action.REUSE else None
 
     def _count(self, *, reused: bool, first_call: bool) -> None:
         s = self.statistics
@@ -179,6 +186,8 @@ class SamplingPass:
             s.full += 1
 
     def _done(self, view: View) -> None:
+        if not view.complete and view.reuses:
+            self.forget()
         if not view.reuses and self._signature is not None:
             self._store.keep(self._rows, self._signature, view.kept)
 

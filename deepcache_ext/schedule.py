@@ -7,10 +7,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from deepcache_ext.settings import Settings
+from deepcache_ext.settings import LAST_STEP, Settings, WholeNumber
 
 POWER_STEP = 0.02
 """By how much `non_uniform` lowers a power that gives too few distinct evaluations."""
+
+
+_TOTAL = WholeNumber(1, LAST_STEP + 1)
 
 
 class Action(enum.Enum):
@@ -29,7 +32,7 @@ def uniform(total: int, interval: int) -> tuple[int, ...]:
     return tuple(range(0, total, interval))
 
 
-def non_uniform(total: int, interval: int, center: float, power: float) -> tuple[int, ...]:
+def non_uniform(total: int, interval: int, center: int, power: float) -> tuple[int, ...]:
     """Return ceil(total / interval) full evaluations that are densest around `center`.
 
     With k that number, c the centre, T the total and p the power, let z_j be the k+1 evenly spaced points of the
@@ -43,9 +46,9 @@ def non_uniform(total: int, interval: int, center: float, power: float) -> tuple
     """
     count = -(-total // interval)
     while power > 1:
-        ends = np.array([-center, total - center], dtype=complex) ** (1 / power)
-        offsets = np.unique(np.trunc((np.linspace(ends[0], ends[1], count + 1) ** power).real))[1:-1]
-        chosen = (0, *(int(offset + center) for offset in offsets))
+        low, high = (-center) ** (1 / power), (total - center) ** (1 / power)
+        offsets = np.unique(np.trunc((np.linspace(low, high, count + 1) ** power).real))[1:-1]
+        chosen = (0, *(int(offset) + center for offset in offsets))
         if len(set(chosen)) == count and min(chosen) >= 0 and max(chosen) < total:
             return chosen
         power -= POWER_STEP
@@ -73,8 +76,11 @@ class Schedule:
     _full: tuple[int, ...] | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.total is not None and self.total < 1:
-            raise ValueError(f"total must be a whole number from 1, or None if unknown; got {self.total}")
+        if self.total is not None:
+            try:
+                object.__setattr__(self, "total", _TOTAL.read(self.total))
+            except (ValueError, TypeError, OverflowError):
+                raise ValueError(f"total must be {_TOTAL}, or None if unknown; got {self.total!r}") from None
         s = self.settings
         inside = None if self.total is None else window(self.total, s.start, s.end)
         object.__setattr__(self, "_window", inside)

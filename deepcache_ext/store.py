@@ -6,7 +6,7 @@ calls and change the split in mid-run, so the rows that one call kept may be ask
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,8 +31,8 @@ class Signature:
 @dataclass(frozen=True)
 class _Row:
     signature: Signature
-    walks: tuple[Tensor, ...]
-    """One feature of shape (1, channels, height, width) for each time the forward walked the blocks."""
+    walks: dict[int, Tensor]
+    """A feature of shape (1, channels, height, width) for each walk over the blocks, by the walk's key."""
 
 
 Walk = Sequence[Tensor]
@@ -54,35 +54,34 @@ class RowStore:
     @property
     def nbytes(self) -> int:
         """Memory that the kept features hold, in bytes."""
-        kept = (walk.untyped_storage() for row in self._rows.values() for walk in row.walks)
+        kept = (walk.untyped_storage() for row in self._rows.values() for walk in row.walks.values())
         return sum({storage.data_ptr(): storage.nbytes() for storage in kept}.values())
 
     def clear(self) -> None:
         """Forget every row and release its memory."""
         self._rows.clear()
 
-    def keep(self, rows: range, signature: Signature, walks: Iterable[Walk]) -> None:
+    def keep(self, rows: range, signature: Signature, walks: Mapping[int, Walk]) -> None:
         """Keep the features of a call over `rows`, replacing what was kept of them.
 
-        A call in which a walk covered another number of rows than the call itself can't be told apart by row;
-        nothing of it is kept.
+        `walks` has key 0 for the walk over the call's own input and other keys for walks over anything else. Nothing
+        is kept of a call in which a walk covered another number of rows than the call, since its rows can't be told
+        apart, or in which none of several walks is known to be the call's own.
         """
-        walks = list(walks)
         for row in rows:
             self._rows.pop(row, None)
-        if not walks or any(len(walk) != len(rows) for walk in walks):
+        if any(len(walk) != len(rows) for walk in walks.values()) or 0 not in walks:
             return
         for position, row in enumerate(rows):
-            self._rows[row] = _Row(signature, tuple(walk[position] for walk in walks))
+            self._rows[row] = _Row(signature, {key: walk[position] for key, walk in walks.items()})
 
-    def take(self, rows: range, signature: Signature) -> list[Tensor] | None:
-        """Return a fresh tensor of shape (rows, channels, height, width) for each walk, or None.
+    def take(self, rows: range, signature: Signature) -> dict[int, Tensor] | None:
+        """Return a fresh tensor of shape (rows, channels, height, width) for each walk's key, or None.
 
-        None where a row is not kept, was kept for another signature, or was kept by a forward that walked the
-        blocks another number of times.
+        None where a row is not kept, was kept for another signature, or was kept by a forward that made other walks.
         """
         kept = [self._rows.get(row) for row in rows]
         found = [row for row in kept if row is not None and row.signature == signature]
-        if not found or len(found) != len(kept) or len({len(row.walks) for row in found}) != 1:
+        if not found or len(found) != len(kept) or len({frozenset(row.walks) for row in found}) != 1:
             return None
-        return [torch.cat(walk) for walk in zip(*(row.walks for row in found), strict=True)]
+        return {key: torch.cat([row.walks[key] for row in found]) for key in found[0].walks}

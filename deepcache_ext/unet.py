@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
 import torch
@@ -19,6 +19,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 Shape = tuple[int, ...]
+
+LATENT_CHANNELS = 4
+"""The first channels of every U-Net input; those of masks and images follow."""
 
 _LISTS = ("input_blocks", "middle_block", "output_blocks")
 _ALWAYS: dict[str, Any] = (
@@ -30,10 +33,12 @@ _ALWAYS: dict[str, Any] = (
 def find_unet(model: Any) -> nn.Module:
     """Return the U-Net in `model`: the module itself or the first one inside it that has a U-Net's block lists.
 
-    Raises ValueError if there is none.
+    A block list that an abandoned call left exchanged is put back first. Raises ValueError if there is no U-Net.
     """
     modules = model.modules() if isinstance(model, nn.Module) else ()
     for module in modules:
+        for hook in _hooks_on(module):
+            hook.reset()
         inputs, middle, outputs = (module._modules.get(name) for name in _LISTS)
         lists = isinstance(inputs, nn.ModuleList) and isinstance(outputs, nn.ModuleList) and middle is not None
         if lists and len(cast(nn.ModuleList, inputs)) == len(cast(nn.ModuleList, outputs)) > 1:
@@ -61,15 +66,17 @@ def has_foreign_forward(unet: nn.Module) -> bool:
 class View(ABC):
     """What one U-Net call sees in place of its block lists.
 
-    `kept` grows by one walk each time the call computes the deep part: its feature, cloned row by row, so that
-    whatever the rest of the call writes into the original leaves it alone. `failure` is an error of our own while
-    keeping; the call goes on without.
+    `kept` has the feature of every walk of the call that computed the deep part, cloned row by row, so that whatever
+    the rest of the call writes into the original leaves it alone. Key 0 is the walk over the call's own input; walks
+    over anything else count from 1. `complete` says whether a reuse made just the walks that it had features for.
+    `failure` is an error of our own while keeping; the call goes on without.
     """
 
     reuses = False
 
     def __init__(self) -> None:
-        self.kept: list[tuple[Tensor, ...]] = []
+        self.kept: dict[int, tuple[Tensor, ...]] = {}
+        self.complete = True
         self.failure: Exception | None = None
 
     @abstractmethod
@@ -80,9 +87,9 @@ class View(ABC):
     def exit(self) -> None:
         """Put the original block lists back."""
 
-    def _keep(self, feature: Tensor) -> None:
+    def _keep(self, key: int, feature: Tensor) -> None:
         try:
-            self.kept.append(tuple(row.clone() for row in feature.detach().chunk(len(feature))))
+            self.kept[key] = tuple(row.clone() for row in feature.detach().chunk(len(feature)))
         except Exception as error:  # noqa: BLE001 - out of memory, most likely: the picture matters more than the feature
             self.failure = error
 
@@ -105,7 +112,7 @@ class RefreshView(View):
             self._tap = None
 
     def _on_output(self, _block: nn.Module, _args: Any, feature: Tensor) -> None:
-        self._keep(feature)
+        self._keep(len(self.kept), feature)
 
 
 class _SwappedView(View):
@@ -134,54 +141,73 @@ class CompactView(_SwappedView):
     """The d outermost block pairs, with the whole deep part in the place of the middle block.
 
     For the stock loop. Nothing of the skipped blocks is called, so a host that moves weights when a block is called
-    leaves theirs where they are.
+    leaves theirs where they are. The first walk gets `features[0]`; should there be another, it is computed.
     """
 
     reuses = True
 
-    def __init__(self, unet: nn.Module, depth: int, features: Sequence[Tensor]) -> None:
+    def __init__(self, unet: nn.Module, depth: int, features: Mapping[int, Tensor]) -> None:
         super().__init__(unet)
         self._depth = depth
-        self._features = features
+        self._feature: Tensor | None = features[0]
+
+    def take(self, rows: int) -> Tensor | None:
+        """Return the feature for a walk over `rows` rows, once; None if the deep part has to be computed."""
+        feature, self._feature = self._feature, None
+        return feature if feature is not None and len(feature) == rows else None
 
     def _lists(self) -> tuple[nn.Module, nn.Module, nn.Module]:
         inputs, middle, outputs = _blocks(self._unet)
         cut = len(inputs) - self._depth
-        deep = _DeepPart(inputs[self._depth :], middle, outputs[:cut], self._features, self._keep)
+        deep = _DeepPart(self, inputs[self._depth :], middle, outputs[:cut])
         return inputs[: self._depth], deep, outputs[cut:]
 
 
 class FullLengthView(_SwappedView):
     """As many blocks as the original, the deep ones replaced by stand-ins.
 
-    For a foreign forward, which counts the blocks and adds residuals between them. In a walk that has a kept feature
-    the stand-ins return zeros of the shapes that the blocks had, and the last of them the feature; in any other
-    walk they run the blocks and note their shapes in `shapes`, by position in the deep part.
+    For a foreign forward, which counts the blocks and adds residuals between them, and may walk them more than once:
+    the walk that starts from the call's own input `x` has key 0, the others count from 1. In a walk that has a kept
+    feature the stand-ins return zeros of the shapes that the blocks had, and the last of them the feature; in any
+    other walk they run the blocks and note their shapes in `shapes`, by position in the deep part.
     """
 
     def __init__(
-        self, unet: nn.Module, depth: int, features: Sequence[Tensor] = (), shapes: dict[int, Shape] | None = None
+        self, unet: nn.Module, depth: int, x: Tensor, features: Mapping[int, Tensor], shapes: dict[int, Shape]
     ) -> None:
         super().__init__(unet)
         self.reuses = bool(features)
-        self.shapes = {} if shapes is None else shapes
         self._depth = depth
-        self._features = iter(features)
+        self._x = x
+        self._unused = dict(features)
+        self._shapes = shapes
+        self._others = 0
+        self._key = 0
         self._feature: Tensor | None = None
+
+    def start_walk(self, h: Tensor) -> None:
+        """Tell that a walk begins with `h`, the input of the first block."""
+        own = _is_latent_of(h, self._x)
+        self._others += not own
+        self._key = 0 if own else self._others
+        self._feature = self._unused.pop(self._key, None)
+        if self._feature is not None and len(self._feature) != len(h):
+            self._feature = None
+        self.complete &= self._feature is not None
 
     def run(self, position: int, last: int, block: nn.Module, h: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Do what deep block `position` of 0 to `last` would do to `h`."""
-        if position == 0:
-            self._feature = next(self._features, None)
-            if self._feature is not None and len(self._feature) != len(h):
-                self._feature = None
-        if self._feature is None:
-            out = cast(Tensor, block(h, *args, **kwargs))
-            self.shapes[position] = tuple(out.shape[1:])
-            if position == last:
-                self._keep(out)
-            return out
-        return self._feature if position == last else h.new_zeros((len(h), *self.shapes[position]))
+        if self._feature is not None:
+            return self._feature if position == last else h.new_zeros((len(h), *self._shapes[position]))
+        out = cast(Tensor, block(h, *args, **kwargs))
+        self._shapes[position] = tuple(out.shape[1:])
+        if position == last and not self.reuses:
+            self._keep(self._key, out)
+        return out
+
+    def exit(self) -> None:
+        super().exit()
+        self.complete &= not self._unused
 
     def _lists(self) -> tuple[nn.Module, nn.Module, nn.Module]:
         inputs, middle, outputs = _blocks(self._unet)
@@ -196,7 +222,7 @@ class FullLengthView(_SwappedView):
         deep_middle = stand_in(middle)
         deep_outputs = [stand_in(block) for block in outputs[:cut]]
         return (
-            nn.ModuleList([*inputs[: self._depth], *deep_inputs]),
+            nn.ModuleList([_FirstBlock(self, inputs[0]), *inputs[1 : self._depth], *deep_inputs]),
             deep_middle,
             nn.ModuleList([*deep_outputs, *outputs[cut:]]),
         )
@@ -207,7 +233,8 @@ class CallHook:
 
     `choose` gets the call's input of shape (rows, channels, height, width) and returns the view to use, or None for
     the untouched U-Net. `done` gets the view after a call that raised nothing. `failed` gets an exception of
-    `choose`, `done` or the view; the call itself goes on untouched.
+    `choose`, `done` or the view; the call itself goes on untouched. `released` is called when the hook is removed,
+    also by the installation of another.
     """
 
     def __init__(
@@ -216,21 +243,21 @@ class CallHook:
         choose: Callable[[Tensor], View | None],
         done: Callable[[View], None],
         failed: Callable[[Exception], None],
+        released: Callable[[], None],
     ) -> None:
         self.unet = unet
         self._choose = choose
         self._done = done
         self._failed = failed
+        self._released = released
         self._handles: list[RemovableHandle] = []
         self._view: View | None = None
         self._calls = 0
 
     def install(self) -> None:
         """Hook the U-Net, after removing any hook of this class from it."""
-        for hook in list(self.unet._forward_pre_hooks.values()):
-            owner = getattr(hook, "__self__", None)
-            if isinstance(owner, CallHook):
-                owner.remove()
+        for hook in list(_hooks_on(self.unet)):
+            hook.remove()
         self._handles = [
             self.unet.register_forward_pre_hook(self._before, with_kwargs=True),
             self.unet.register_forward_hook(self._after, **_ALWAYS),
@@ -242,6 +269,7 @@ class CallHook:
         for handle in self._handles:
             handle.remove()
         self._handles = []
+        self._released()
 
     def reset(self) -> None:
         """Put the block lists back if a call was left without our hearing of it."""
@@ -280,26 +308,18 @@ class CallHook:
 
 
 class _DeepPart(nn.Module):
-    """The deep part as one module: a kept feature for each walk that has one, computed for any further walk."""
+    """The deep part as one module: the kept feature, or the deep blocks run one after the other."""
 
-    def __init__(
-        self,
-        inputs: nn.ModuleList,
-        middle: nn.Module,
-        outputs: nn.ModuleList,
-        features: Sequence[Tensor],
-        keep: Callable[[Tensor], None],
-    ) -> None:
+    def __init__(self, view: CompactView, inputs: nn.ModuleList, middle: nn.Module, outputs: nn.ModuleList) -> None:
         super().__init__()
         self.inputs = inputs
         self.middle = middle
         self.outputs = outputs
-        self._features = iter(features)
-        self._keep = keep
+        self._view = view
 
     def forward(self, h: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        feature = next(self._features, None)
-        if feature is not None and len(feature) == len(h):
+        feature = self._view.take(len(h))
+        if feature is not None:
             return feature
         skips: list[Tensor] = []
         for block in self.inputs:
@@ -308,8 +328,20 @@ class _DeepPart(nn.Module):
         h = self.middle(h, *args, **kwargs)
         for block in self.outputs:
             h = block(torch.cat([h, skips.pop()], dim=1), *args, **kwargs)
-        self._keep(h)
         return h
+
+
+class _FirstBlock(nn.Module):
+    """The first input block, telling its view that a walk begins."""
+
+    def __init__(self, view: FullLengthView, block: nn.Module) -> None:
+        super().__init__()
+        self.block = block
+        self._view = view
+
+    def forward(self, h: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        self._view.start_walk(h)
+        return cast(Tensor, self.block(h, *args, **kwargs))
 
 
 class _DeepBlock(nn.Module):
@@ -324,6 +356,21 @@ class _DeepBlock(nn.Module):
 
     def forward(self, h: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return self._view.run(self._position, self._last, self.block, h, *args, **kwargs)
+
+
+def _is_latent_of(h: Tensor, x: Tensor) -> bool:
+    """Tell whether a walk's input is the call's, cast or with other inpainting channels at most.
+
+    The usual case, the very same tensor, is told without waiting for the device.
+    """
+    if (len(h), h.shape[2:]) != (len(x), x.shape[2:]):
+        return False
+    return h.data_ptr() == x.data_ptr() or torch.equal(h[:, :LATENT_CHANNELS], x[:, :LATENT_CHANNELS].to(h.dtype))
+
+
+def _hooks_on(module: nn.Module) -> Iterator[CallHook]:
+    owners = (getattr(hook, "__self__", None) for hook in module._forward_pre_hooks.values())
+    return (owner for owner in owners if isinstance(owner, CallHook))
 
 
 def _blocks(unet: nn.Module) -> tuple[nn.ModuleList, nn.Module, nn.ModuleList]:

@@ -8,7 +8,7 @@ import torch
 from bench import macs, quality, speed
 from bench.networks import Network
 from bench.timing import Clock, block_times
-from deepcache_ext import Settings
+from deepcache_ext import SamplingPass, Settings
 from demo.tiny_model import TinyModel
 from tests.unit.unets import TaggedUNet
 
@@ -50,7 +50,15 @@ def test_speed_times_every_contender(name):
     assert all(len(values) == 2 and min(values) > 0 for values in samples.values.values())
     assert waiting == ["", ""]
     assert samples.median("1 reuse") < samples.median("1 full")
-    assert samples.median("1 own / full") < 0.2
+
+
+def test_own_time_is_that_of_both_hooks_and_the_tap():
+    unet = TaggedUNet()
+    with speed.own_time() as own, SamplingPass(unet, Settings(interval=2)) as run:
+        run.start_evaluation()
+        unet(torch.zeros(1, 2, 4, 4))
+    assert len(own) == 3
+    assert min(own) > 0
 
 
 def test_speed_ups_follow_from_the_times():

@@ -129,13 +129,34 @@ def test_a_feature_that_can_not_be_kept_spares_the_picture(monkeypatch):
 
 def test_the_hosts_exceptions_pass_through():
     unet = TaggedUNet()
+    unet.output_blocks[0].register_forward_hook(lambda *_: torch.zeros(1, 2, 3, 3))
     with SamplingPass(unet, Settings(interval=2)) as run:
         run.start_evaluation()
         with pytest.raises(RuntimeError, match="Sizes of tensors must match"):
-            unet.output_blocks[0].register_forward_hook(lambda *_: torch.zeros(1, 2, 3, 3)) and unet(
-                torch.zeros(1, 2, 4, 4)
-            )
+            unet(torch.zeros(1, 2, 4, 4))
     assert run.statistics.error == ""
+
+
+def test_a_pass_can_be_used_again_from_the_start():
+    unet = TaggedUNet()
+    run = SamplingPass(unet, Settings(interval=2, end=0.5), total=4)
+    for _ in range(2):
+        with run:
+            for _ in range(4):
+                run.start_evaluation()
+                unet(torch.zeros(1, 2, 4, 4))
+        assert (run.statistics.full, run.statistics.reused, run.statistics.missed) == (3, 1, 0)
+
+
+@pytest.mark.parametrize("total", [0, -1, float("nan"), "twenty", [20]])
+def test_a_bad_total_is_answered_with_one_sentence(total):
+    with pytest.raises(ValueError, match=r"^total must be a whole number from 1 to 10000, or None if unknown; got "):
+        SamplingPass(TaggedUNet(), Settings(), total)
+
+
+def test_a_bad_view_is_answered_with_one_sentence():
+    with pytest.raises(ValueError, match=r"^view must be one of auto, compact, full-length; got 'fulllength'"):
+        SamplingPass(TaggedUNet(), Settings(), view="fulllength")
 
 
 def test_it_shows_what_it_does(model):

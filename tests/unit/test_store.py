@@ -92,17 +92,17 @@ def walk(*values):
 
 def test_a_range_inside_what_was_kept_is_answered_across_calls():
     store = RowStore()
-    store.keep(range(2), SIGNATURE, [walk(0, 1)])
-    store.keep(range(2, 5), SIGNATURE, [walk(2, 3, 4)])
-    (taken,) = store.take(range(1, 4), SIGNATURE)
-    assert taken[:, 0, 0, 0].tolist() == [1, 2, 3]
+    store.keep(range(2), SIGNATURE, {0: walk(0, 1)})
+    store.keep(range(2, 5), SIGNATURE, {0: walk(2, 3, 4)})
+    taken = store.take(range(1, 4), SIGNATURE)
+    assert taken[0][:, 0, 0, 0].tolist() == [1, 2, 3]
     assert store.take(range(3, 6), SIGNATURE) is None
     assert store.take(range(0), SIGNATURE) is None
 
 
 def test_what_is_taken_is_a_copy():
     store = RowStore()
-    store.keep(range(1), SIGNATURE, [walk(7)])
+    store.keep(range(1), SIGNATURE, {0: walk(7)})
     store.take(range(1), SIGNATURE)[0].zero_()
     assert store.take(range(1), SIGNATURE)[0].unique().item() == 7
 
@@ -118,22 +118,23 @@ def test_what_is_taken_is_a_copy():
 )
 def test_another_input_gets_nothing(other):
     store = RowStore()
-    store.keep(range(1), SIGNATURE, [walk(0)])
+    store.keep(range(1), SIGNATURE, {0: walk(0)})
     assert store.take(range(1), other) is None
 
 
 def test_walks_that_do_not_match_the_rows_are_not_kept():
     store = RowStore()
-    store.keep(range(2), SIGNATURE, [walk(0, 1)])
-    store.keep(range(2), SIGNATURE, [walk(0, 1), walk(0, 1, 2)])
+    store.keep(range(2), SIGNATURE, {0: walk(0, 1)})
+    store.keep(range(2), SIGNATURE, {0: walk(0, 1), 1: walk(0, 1, 2)})
     assert len(store) == 0
-    store.keep(range(2), SIGNATURE, [])
+    store.keep(range(2), SIGNATURE, {1: walk(0, 1)})
     assert len(store) == 0
 
 
-def test_rows_kept_by_different_numbers_of_walks_are_not_mixed():
+def test_rows_kept_by_different_walks_are_not_mixed():
     store = RowStore()
-    store.keep(range(1), SIGNATURE, [walk(0)])
-    store.keep(range(1, 2), SIGNATURE, [walk(1), walk(11)])
+    store.keep(range(1), SIGNATURE, {0: walk(0)})
+    store.keep(range(1, 2), SIGNATURE, {0: walk(1), 1: walk(11)})
     assert store.take(range(2), SIGNATURE) is None
-    assert [t.flatten()[0].item() for t in store.take(range(1, 2), SIGNATURE)] == [1, 11]
+    taken = store.take(range(1, 2), SIGNATURE)
+    assert {key: feature[0, 0, 0, 0].item() for key, feature in taken.items()} == {0: 1, 1: 11}

@@ -156,19 +156,53 @@ def test_a_forward_that_walks_the_blocks_twice_has_a_feature_for_each_walk():
         assert torch.equal(into_the_last_block[:, : feature.shape[1]], feature)
 
 
-def test_a_walk_without_a_kept_feature_is_computed_in_full():
-    case = Case()
-    case.unet.forward = Residuals(case)
-    with SamplingPass(case.unet, Settings(interval=2, depth=2)) as run:
-        run.start_evaluation()
-        case.call(1)
-        case.unet.forward = Residuals(case, reference=lambda x: -x)
-        main = case.unet.forward.walk
-        results = []
-        case.unet.forward.walk = lambda *arguments: results.append(main(*arguments)) or results[-1]
-        run.start_evaluation()
-        case.call(2)
-    assert torch.equal(results[1], case.call(2))
+class Walks:
+    """A forward on the instance that walks a TaggedUNet's blocks over every picture in `inputs(x)`."""
+
+    def __init__(self, unet, inputs):
+        self.unet = unet
+        self.inputs = inputs
+
+    def __call__(self, x):
+        return [type(self.unet).forward(self.unet, walk) for walk in self.inputs(x)]
+
+
+def reference(x):
+    return x - 100
+
+
+@pytest.mark.parametrize(
+    ("at_the_refresh", "at_the_reuse", "kept"),
+    [
+        (lambda x: [x], lambda x: [x], [0]),
+        (lambda x: [reference(x), x], lambda x: [reference(x), x], [-100, 0]),
+        (lambda x: [reference(x), x], lambda x: [x], [0]),
+        (lambda x: [x], lambda x: [reference(x), x], [-99, 0]),
+        (lambda x: [x, reference(x)], lambda x: [x], [0]),
+        (lambda x: [x.clone()], lambda x: [x.double()], [0]),
+        (lambda x: [reference(x)], lambda x: [reference(x)], [-99]),
+        (lambda x: [x[:1], x], lambda x: [x], [1]),
+    ],
+)
+def test_each_walk_gets_its_own_feature_or_is_computed_in_full(at_the_refresh, at_the_reuse, kept):
+    """The deep feature shows the number of the evaluation that it is from, 0 or 1, less 100 for a reference."""
+    unet = TaggedUNet()
+    with SamplingPass(unet, Settings(interval=3)) as run:
+        for number, inputs in enumerate([at_the_refresh, at_the_reuse]):
+            unet.forward = Walks(unet, inputs)
+            run.start_evaluation()
+            walks = unet(torch.full((2, 2, 4, 4), float(number)))
+    assert [walk[0, 1, 0, 0].item() for walk in walks] == kept
+
+
+def test_after_a_call_with_other_walks_the_next_evaluation_is_full():
+    unet = TaggedUNet()
+    with SamplingPass(unet, Settings(interval=4)) as run:
+        for inputs in (lambda x: [reference(x), x], lambda x: [x], lambda x: [x], lambda x: [x]):
+            unet.forward = Walks(unet, inputs)
+            run.start_evaluation()
+            unet(torch.zeros(1, 2, 4, 4))
+    assert (run.statistics.full, run.statistics.reused, run.statistics.missed) == (2, 2, 1)
 
 
 def test_an_extra_walk_of_the_stock_loop_is_computed_in_full():
@@ -307,7 +341,11 @@ def test_installing_and_removing_in_any_order_is_harmless():
     first, second = (SamplingPass(case.unet, Settings(interval=2)) for _ in range(2))
     first.remove()
     first.install().install()
+    first.start_evaluation()
+    case.call(1)
+    assert first.kept_bytes > 0
     second.install()
+    assert first.kept_bytes == 0
     assert [type(hook.__self__) for hook in case.unet._forward_pre_hooks.values()] == [CallHook]
     first.remove()
     for run in (first, second):
@@ -316,11 +354,29 @@ def test_installing_and_removing_in_any_order_is_harmless():
     second.start_evaluation()
     case.call(2)
     assert second.statistics.reused == 1
-    assert first.statistics.calls_full == 0
+    assert first.statistics.calls_full == 1
     second.remove()
     second.remove()
     assert state_of(case.unet) == before
     assert torch.equal(case.call(1), untouched)
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_pass_starts_by_putting_back_what_an_abandoned_one_left(view):
+    case = Case()
+    before, untouched = state_of(case.unet), case.call(1)
+    abandoned = SamplingPass(case.unet, Settings(interval=2), view=view).install()
+    abandoned.start_evaluation()
+    case.call(1)
+    abandoned.start_evaluation()
+    handle = case.unet.output_blocks[-1].register_forward_hook(lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        case.call(1)
+    handle.remove()
+    with SamplingPass(case.unet, Settings(interval=2, depth=11)) as run:
+        run.start_evaluation()
+        assert torch.equal(case.call(1), untouched)
+    assert state_of(case.unet) == before
 
 
 def test_other_peoples_hooks_survive_in_any_order():
