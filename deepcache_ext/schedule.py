@@ -41,8 +41,7 @@ def non_uniform(total: int, interval: int, center: int, power: float) -> tuple[i
     than k is lowered in steps of 0.02; where none above 1 gives k, the schedule is `uniform`.
 
     This is DeepCache (arXiv 2312.00858) eq. 7 as its authors' code computes it: for 0 < c < T the root of -c is
-    complex, so the curve is not the sign-preserving one that the equation suggests. The published results are
-    this one's.
+    complex, so the curve is not the sign-preserving one that the equation suggests.
     """
     count = -(-total // interval)
     while power > 1:

@@ -113,8 +113,8 @@ class Settings:
         1,
         WholeNumber(1, 11),
         "Depth",
-        "How many of the outermost block pairs still run in between. Higher is slower and a little closer to the "
-        "uncached picture. SDXL goes up to 8.",
+        "How many of the outermost block pairs still run in between. Higher is slower; it keeps pictures of "
+        "ancestral and SDE samplers closer, others little. SDXL goes up to 8.",
     )
     schedule: str = setting(
         "uniform",
