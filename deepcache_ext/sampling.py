@@ -18,7 +18,7 @@ from deepcache_ext.unet import (
     CompactView,
     FullLengthView,
     RefreshView,
-    Shape,
+    Shapes,
     View,
     find_unet,
     has_foreign_forward,
@@ -82,7 +82,7 @@ class SamplingPass:
         self.statistics = Statistics()
         self._view = view
         self._store = RowStore()
-        self._shapes: dict[Signature, dict[int, Shape]] = {}
+        self._shapes: dict[Signature, Shapes] = {}
         self._hook = CallHook(self.unet, self._choose, self._done, self._fail, self.forget)
         self._index = -1
         self._action = Action.FULL
@@ -186,9 +186,10 @@ class SamplingPass:
             s.full += 1
 
     def _done(self, view: View) -> None:
-        if not view.complete and view.reuses:
-            self.forget()
-        if not view.reuses and self._signature is not None:
+        if view.reuses:
+            if not view.complete:
+                self.forget()
+        elif self._signature is not None:
             self._store.keep(self._rows, self._signature, view.kept)
 
     def _fail(self, error: Exception) -> None:

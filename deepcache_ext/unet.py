@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-Shape = tuple[int, ...]
+Shapes = dict[tuple[int, int], tuple[int, ...]]
+"""Channels, height and width of a block's output, by the walk's key and the block's position in the deep part."""
 
 LATENT_CHANNELS = 4
 """The first channels of every U-Net input; those of masks and images follow."""
@@ -68,16 +69,19 @@ class View(ABC):
 
     `kept` has the feature of every walk of the call that computed the deep part, cloned row by row, so that whatever
     the rest of the call writes into the original leaves it alone. Key 0 is the walk over the call's own input; walks
-    over anything else count from 1. `complete` says whether a reuse made just the walks that it had features for.
-    `failure` is an error of our own while keeping; the call goes on without.
+    over anything else count from 1. `failure` is an error of our own while keeping; the call goes on without.
     """
 
     reuses = False
 
     def __init__(self) -> None:
         self.kept: dict[int, tuple[Tensor, ...]] = {}
-        self.complete = True
         self.failure: Exception | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether a reuse has made just the walks that it had features for."""
+        return True
 
     @abstractmethod
     def enter(self) -> None:
@@ -169,12 +173,10 @@ class FullLengthView(_SwappedView):
     For a foreign forward, which counts the blocks and adds residuals between them, and may walk them more than once:
     the walk that starts from the call's own input `x` has key 0, the others count from 1. In a walk that has a kept
     feature the stand-ins return zeros of the shapes that the blocks had, and the last of them the feature; in any
-    other walk they run the blocks and note their shapes in `shapes`, by position in the deep part.
+    other walk they run the blocks and note their shapes in `shapes`.
     """
 
-    def __init__(
-        self, unet: nn.Module, depth: int, x: Tensor, features: Mapping[int, Tensor], shapes: dict[int, Shape]
-    ) -> None:
+    def __init__(self, unet: nn.Module, depth: int, x: Tensor, features: Mapping[int, Tensor], shapes: Shapes) -> None:
         super().__init__(unet)
         self.reuses = bool(features)
         self._depth = depth
@@ -184,6 +186,11 @@ class FullLengthView(_SwappedView):
         self._others = 0
         self._key = 0
         self._feature: Tensor | None = None
+        self._every_walk_had_one = True
+
+    @property
+    def complete(self) -> bool:
+        return self._every_walk_had_one and not self._unused
 
     def start_walk(self, h: Tensor) -> None:
         """Tell that a walk begins with `h`, the input of the first block."""
@@ -193,21 +200,17 @@ class FullLengthView(_SwappedView):
         self._feature = self._unused.pop(self._key, None)
         if self._feature is not None and len(self._feature) != len(h):
             self._feature = None
-        self.complete &= self._feature is not None
+        self._every_walk_had_one &= self._feature is not None
 
     def run(self, position: int, last: int, block: nn.Module, h: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Do what deep block `position` of 0 to `last` would do to `h`."""
         if self._feature is not None:
-            return self._feature if position == last else h.new_zeros((len(h), *self._shapes[position]))
+            return self._feature if position == last else h.new_zeros((len(h), *self._shapes[self._key, position]))
         out = cast(Tensor, block(h, *args, **kwargs))
-        self._shapes[position] = tuple(out.shape[1:])
+        self._shapes[self._key, position] = tuple(out.shape[1:])
         if position == last and not self.reuses:
             self._keep(self._key, out)
         return out
-
-    def exit(self) -> None:
-        super().exit()
-        self.complete &= not self._unused
 
     def _lists(self) -> tuple[nn.Module, nn.Module, nn.Module]:
         inputs, middle, outputs = _blocks(self._unet)

@@ -178,6 +178,7 @@ def reference(x):
         (lambda x: [x.clone()], lambda x: [x.double()], [0]),
         (lambda x: [reference(x)], lambda x: [reference(x)], [-99]),
         (lambda x: [x[:1], x], lambda x: [x], [1]),
+        (lambda x: [reference(x)[..., :2], x], lambda x: [reference(x)[..., :2], x], [-100, 0]),
     ],
 )
 def test_each_walk_gets_its_own_feature_or_is_computed_in_full(at_the_refresh, at_the_reuse, kept):
