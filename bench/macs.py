@@ -29,11 +29,11 @@ Cost = tuple[float, float]
 
 
 @functools.lru_cache
-def costs(name: str, latent: int | None = None) -> list[Cost]:
+def costs(name: str) -> list[Cost]:
     """Return the cost of a refresh and of a reuse at depth 1, 2, ... of one image through network `name`."""
     network = NETWORKS[name]
     unet = network.build(device="meta")
-    inputs = network.inputs(unet, rows=1, latent=latent, device="meta")
+    inputs = network.inputs(unet, rows=1, device="meta")
     result = []
     for depth in range(1, max_depth(unet) + 1):
         with SamplingPass(unet, Settings(interval=2, depth=depth)) as run:

@@ -153,8 +153,8 @@ def _write_csv(results: list[Result], out: Path) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(field.name for field in fields(Result))
         for result in results:
-            row = asdict(result).values()
-            writer.writerow([f"{value:.4f}" if isinstance(value, float) else value for value in row])
+            values = asdict(result).values()
+            writer.writerow([f"{value:.4f}" if isinstance(value, float) else value for value in values])
 
 
 def _draw(results: list[Result], out: Path) -> None:

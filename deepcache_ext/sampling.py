@@ -79,17 +79,11 @@ class SamplingPass:
             raise ValueError(f"view must be one of {', '.join(get_args(ViewName))}; got {view!r}")
         self.settings = settings
         self.schedule = Schedule(settings, total)
-        self.statistics = Statistics()
         self._view = view
         self._store = RowStore()
         self._shapes: dict[Signature, Shapes] = {}
         self._hook = CallHook(self.unet, self._choose, self._done, self._fail, self.forget)
-        self._index = -1
-        self._action = Action.FULL
-        self._layout: Hashable = None
-        self._rows = range(0)
-        self._signature: Signature | None = None
-        self._all_reused = False
+        self._start_clock()
 
     def __enter__(self) -> SamplingPass:
         return self.install()
@@ -110,10 +104,7 @@ class SamplingPass:
     def install(self) -> SamplingPass:
         """Hook the U-Net, in the place of any other pass that still does, start the clock, and return the pass."""
         self._hook.install()
-        self.statistics = Statistics()
-        self._index = -1
-        self._action = Action.FULL
-        self._layout = None
+        self._start_clock()
         return self
 
     def remove(self) -> None:
@@ -150,18 +141,27 @@ class SamplingPass:
         self._layout = layout
         return self._action
 
+    def _start_clock(self) -> None:
+        self.statistics = Statistics()
+        self._index = -1
+        self._action = Action.FULL
+        self._layout: Hashable = None
+        self._rows = range(0)
+        self._signature: Signature | None = None
+        self._all_reused = False
+
     def _choose(self, x: Tensor) -> View | None:
         if self._index < 0:
             return None
         first_call = self._rows.stop == 0
         self._rows = range(self._rows.stop, self._rows.stop + len(x))
-        self._signature = Signature.of(x)
-        view = None if self._action is Action.FULL else self._view_of(x)
+        self._signature = signature = Signature.of(x)
+        view = None if self._action is Action.FULL else self._view_of(x, signature)
         self._count(reused=view is not None and view.reuses, first_call=first_call)
         return view
 
-    def _view_of(self, x: Tensor) -> View:
-        depth, signature = self.settings.depth, Signature.of(x)
+    def _view_of(self, x: Tensor, signature: Signature) -> View:
+        depth = self.settings.depth
         if self._view == "full-length" or (self._view == "auto" and has_foreign_forward(self.unet)):
             shapes = self._shapes.setdefault(signature, {})
             features = self._kept(signature) if shapes else None

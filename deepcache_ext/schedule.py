@@ -12,7 +12,6 @@ from deepcache_ext.settings import LAST_STEP, Settings, WholeNumber
 POWER_STEP = 0.02
 """By how much `non_uniform` lowers a power that gives too few distinct evaluations."""
 
-
 _TOTAL = WholeNumber(1, LAST_STEP + 1)
 
 

@@ -10,6 +10,7 @@ from bench.networks import NETWORKS, in_precision
 KINDS = [(name, None) for name in NETWORKS] + [("SD1.5", 8), ("SD1.5", 9), ("SD2.1", 9), ("SDXL", 8), ("SDXL", 9)]
 """Every network as it is, and instruction editing (8) and inpainting (9) checkpoints of those that have them."""
 
+VIEWS = ["compact", "full-length"]
 DTYPES = [torch.float32, torch.bfloat16]
 
 
