@@ -85,6 +85,15 @@ class SamplingPass:
         self._hook = CallHook(self.unet, self._choose, self._done, self._fail, self.forget)
         self._start_clock()
 
+    def _start_clock(self) -> None:
+        self.statistics = Statistics()
+        self._index = -1
+        self._action = Action.FULL
+        self._layout: Hashable = None
+        self._rows = range(0)
+        self._signature: Signature | None = None
+        self._all_reused = False
+
     def __enter__(self) -> SamplingPass:
         return self.install()
 
@@ -140,15 +149,6 @@ class SamplingPass:
             self.forget()
         self._layout = layout
         return self._action
-
-    def _start_clock(self) -> None:
-        self.statistics = Statistics()
-        self._index = -1
-        self._action = Action.FULL
-        self._layout: Hashable = None
-        self._rows = range(0)
-        self._signature: Signature | None = None
-        self._all_reused = False
 
     def _choose(self, x: Tensor) -> View | None:
         if self._index < 0:
