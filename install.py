@@ -7,9 +7,10 @@ from pathlib import Path
 
 OLDEST_HOST = "1.10"
 NEEDED = {
-    "modules/scripts.py": "process_before_every_sampling",
+    "modules/scripts.py": "on_after_component",
     "modules/ui_components.py": "InputAccordion",
-    "modules/sd_samplers_cfg_denoiser.py": "total_steps",
+    "modules/sd_samplers_common.py": "launch_sampling",
+    "modules/patches.py": "undo",
 }
 """What the extension uses of the host, by the file that has it."""
 

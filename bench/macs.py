@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,9 @@ PAPER_LDM_EVALUATIONS = 250
 PAPER_SD_EVALUATIONS = 51
 """PLMS with 50 steps evaluates twice in its first step."""
 PAPER_SD = 130.45
+
+FAMILIES = {"SD1": "SD1.5", "SD2": "SD2.1", "SDXL": "SDXL"}
+"""The network that stands for each family of checkpoints."""
 
 Cost = tuple[float, float]
 """Multiply-accumulates of convolutions and linear layers, and the same with attention products."""
@@ -54,6 +58,12 @@ def fractions(name: str) -> list[float]:
     return [reuse[1] / refresh[1] for reuse in reuses]
 
 
+def panel_costs() -> dict[str, dict[str, Any]]:
+    """Return the costs of a full evaluation and of a reuse at depth 1, 2, ... by family, attention included."""
+    by_family = {family: [cost for _, cost in costs(name)] for family, name in FAMILIES.items()}
+    return {family: {"full": full, "reuse": reuses} for family, (full, *reuses) in by_family.items()}
+
+
 def average(cost: list[Cost], evaluations: int, interval: int, depth: int) -> float:
     """Return the mean cost of an evaluation of a uniform run, attention products left out."""
     full = -(-evaluations // interval)
@@ -77,7 +87,10 @@ def main() -> None:
     """Print the tables and write the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("docs/macs.png"), help="the picture (default docs/macs.png)")
+    parser.add_argument("--costs", type=Path, help="write the costs that the WebUI's panel reckons with to this file")
     options = parser.parse_args()
+    if options.costs is not None:
+        options.costs.write_text(json.dumps(panel_costs(), indent=2) + "\n", encoding="utf-8")
     print(written_on())
     names = ("SD1.5", "SD2.1", "SDXL", "LDM-4-G")
     depths = range(1, max(len(costs(name)) for name in names))

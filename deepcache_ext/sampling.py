@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, TypeVar, get_args
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from deepcache_ext.schedule import Action, Schedule
 from deepcache_ext.settings import Settings
@@ -70,11 +70,6 @@ class SamplingPass:
         *,
         view: ViewName = "auto",
     ) -> None:
-        self.unet = find_unet(model)
-        if settings.depth > max_depth(self.unet):
-            raise ValueError(
-                f"depth must be a whole number from 1 to {max_depth(self.unet)} for this U-Net; got {settings.depth}"
-            )
         if view not in get_args(ViewName):
             raise ValueError(f"view must be one of {', '.join(get_args(ViewName))}; got {view!r}")
         self.settings = settings
@@ -82,8 +77,19 @@ class SamplingPass:
         self._view = view
         self._store = RowStore()
         self._shapes: dict[Signature, Shapes] = {}
-        self._hook = CallHook(self.unet, self._choose, self._done, self._fail, self.forget)
+        self._hook = self._hook_on(model)
         self._start_clock()
+
+    @property
+    def unet(self) -> nn.Module:
+        """The U-Net that the pass is for."""
+        return self._hook.unet
+
+    def _hook_on(self, model: Any) -> CallHook:
+        unet, depth = find_unet(model), self.settings.depth
+        if depth > max_depth(unet):
+            raise ValueError(f"depth must be a whole number from 1 to {max_depth(unet)} for this U-Net; got {depth}")
+        return CallHook(unet, self._choose, self._done, self._fail, self.forget)
 
     def _start_clock(self) -> None:
         self.statistics = Statistics()
@@ -115,6 +121,15 @@ class SamplingPass:
         self._hook.install()
         self._start_clock()
         return self
+
+    def move(self, model: Any) -> None:
+        """Go on with the U-Net in `model`, or with the same one and new weights: its next evaluation is full.
+
+        Raises ValueError as the constructor does; the pass is then removed.
+        """
+        self.remove()
+        self._hook = self._hook_on(model)
+        self._hook.install()
 
     def remove(self) -> None:
         """Leave the U-Net as it was found and release the kept features."""

@@ -1,10 +1,12 @@
 """What the README shows runs, and its table of settings is the code's."""
 
-import dataclasses
+import json
 import re
 from pathlib import Path
 
-from deepcache_ext import Settings, __version__
+from deepcache_ext import __version__
+from deepcache_ext.webui.options import CONTROLS, given, resolved, written
+from deepcache_ext.webui.presets import PRESETS
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -27,15 +29,37 @@ def test_the_two_commands_come_first():
 
 def settings_table():
     rows = ["| setting | name | takes | default | what it does |", "| --- | --- | --- | --- | --- |"]
-    for field in dataclasses.fields(Settings):
-        label, kind, help_ = (field.metadata[key] for key in ("label", "kind", "help"))
-        default = field.default if field.default != () else "empty"
-        rows.append(f"| {label} | `{field.name}` | {kind} | {default} | {help_} |")
+    for control in CONTROLS.values():
+        default = str(written(control.default)) or "empty"
+        rows.append(f"| {control.label} | `{control.name}` | {control.kind} | {default} | {control.help} |")
+    return "\n".join(rows)
+
+
+def presets_table():
+    rows = ["| preset | SD1 and SD2 | SDXL |", "| --- | --- | --- |"]
+    for name, families in PRESETS.items():
+        assert families["SD1"] == families["SD2"]
+        cells = [f"interval {families[f]['interval']}, depth {families[f]['depth']}" for f in ("SD1", "SDXL")]
+        rows.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(rows)
 
 
 def test_the_settings_table_is_that_of_the_code():
     assert settings_table() in README, settings_table()
+
+
+def test_the_presets_table_is_that_of_the_code():
+    assert presets_table() in README, presets_table()
+
+
+def api_examples():
+    return [json.loads(example) for example in re.findall(r"```json\n(.*?)```", README, re.DOTALL)]
+
+
+def test_the_api_examples_ask_for_what_they_say():
+    by_name, by_position = (example["alwayson_scripts"]["DeepCache"]["args"] for example in api_examples())
+    assert resolved(given(by_name), "SD1").base.interval == 3
+    assert resolved(given(by_position), "SD1").base.interval == 5
 
 
 def test_the_changelog_knows_the_version():

@@ -1,0 +1,70 @@
+"""How long each call of a U-Net takes, measured without making the device wait."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+
+class CallTimer:
+    """Times the calls of `unet`: by events on a CUDA device, by the clock elsewhere.
+
+    `label` is asked after every call; `seconds` is what a label's calls took, in order. Other hooks put on between
+    `install` and `remove` are timed with the call.
+    """
+
+    def __init__(self, unet: nn.Module, label: Callable[[], str]) -> None:
+        self._unet = unet
+        self._label = label
+        self._calls: list[tuple[str, Any, Any]] = []
+        self._start: Any = None
+        self._handles: list[RemovableHandle] = []
+
+    def install(self) -> None:
+        """Start timing, from before all hooks that are on the U-Net already."""
+        self._handles = [
+            self._unet.register_forward_pre_hook(self._before, prepend=True, with_kwargs=True),
+            self._unet.register_forward_hook(self._after),
+        ]
+
+    def remove(self) -> None:
+        """Stop timing."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def seconds(self) -> dict[str, list[float]]:
+        """Return the seconds of the calls by label; waits for a CUDA device to finish them."""
+        times: dict[str, list[float]] = {}
+        for label, start, end in self._calls:
+            times.setdefault(label, []).append(_between(start, end))
+        return times
+
+    def _before(self, _unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        x = args[0] if args else kwargs.get("x")
+        self._start = _now(on_cuda=getattr(x, "is_cuda", False))
+
+    def _after(self, _unet: nn.Module, _args: tuple[Any, ...], _output: Any) -> None:
+        if self._start is not None:
+            self._calls.append((self._label(), self._start, _now(on_cuda=not isinstance(self._start, float))))
+        self._start = None
+
+
+def _now(*, on_cuda: bool) -> Any:
+    if not on_cuda:
+        return time.perf_counter()
+    event: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    event.record()
+    return event
+
+
+def _between(start: Any, end: Any) -> float:
+    if isinstance(start, float):
+        return float(end - start)
+    end.synchronize()
+    return float(start.elapsed_time(end)) / 1000

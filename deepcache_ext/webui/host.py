@@ -1,0 +1,90 @@
+"""What the adapter asks of the host and where it takes hold of it. Everything else here gets plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from modules import patches, sd_models, sd_samplers, sd_samplers_common, sd_unet, shared
+from torch import nn
+
+from deepcache_ext.webui.presets import Family
+
+_PATCH = ("deepcache", sd_samplers_common.Sampler, "launch_sampling")
+
+_UNKNOWN = {"DPM adaptive"}
+"""Samplers that decide themselves how often they evaluate."""
+_FIRST_ORDER_AT_THE_END = {"DPM++ SDE", "DPM++ 2S a", "Heun", "DPM2", "DPM2 a"}
+"""Second-order samplers whose last step, to sigma 0, is a single evaluation."""
+
+
+class Loaded:
+    """The checkpoint whose weights are in force, as far as caching is concerned; equal while neither changes."""
+
+    def __init__(self, model: Any) -> None:
+        self.unet: nn.Module | None = getattr(getattr(model, "model", None), "diffusion_model", None)
+        self.checkpoint = getattr(model, "sd_checkpoint_info", None)
+        self.family: Family = family_of(model)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Loaded) and other.unet is self.unet and other.checkpoint == self.checkpoint
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def family_of(model: Any) -> Family:
+    """Return the family of a checkpoint's model; SD1 while none is loaded."""
+    if getattr(model, "is_sdxl", False):
+        return "SDXL"
+    return "SD2" if getattr(model, "is_sd2", False) else "SD1"
+
+
+def loaded() -> Loaded:
+    """Return the checkpoint in force. Loads none."""
+    return Loaded(sd_models.model_data.sd_model)
+
+
+def engine() -> str:
+    """Return the name of the engine that has replaced the U-Net by the host's sd_unet option, or ""."""
+    unet = sd_unet.current_unet
+    return "" if unet is None else str(getattr(getattr(unet, "option", None), "label", type(unet).__name__))
+
+
+def job_id() -> Any:
+    """Return what tells one job of the user from the next; the jobs made inside it have the same."""
+    return shared.state.time_start
+
+
+def evaluations(sampler: str, steps: int) -> int | None:
+    """Return how often the named sampler evaluates the denoiser in so many steps; None if nobody knows."""
+    config = sd_samplers.all_samplers_map.get(sampler)
+    if config is None or sampler in _UNKNOWN:
+        return None
+    total = int(config.total_steps(steps))
+    if sampler == "PLMS":
+        return total + 1
+    return total - (sampler in _FIRST_ORDER_AT_THE_END)
+
+
+def img2img_steps(steps: int, denoising: float) -> int:
+    """Return how many of `steps` img2img makes at a denoising strength."""
+    if shared.opts.img2img_fix_steps:
+        return steps
+    return int(min(denoising, 0.999) * steps) + 1
+
+
+def wrap_sampling(run: Callable[[Callable[..., Any], Any, int, Callable[[], Any]], Any]) -> None:
+    """Have `run(original, sampler, steps, func)` called in the place of every sampler's launch_sampling."""
+    unwrap_sampling()
+    original = getattr(_PATCH[1], _PATCH[2])
+
+    def launch_sampling(sampler: Any, steps: int, func: Callable[[], Any]) -> Any:
+        return run(original, sampler, steps, func)
+
+    patches.patch(*_PATCH, launch_sampling)
+
+
+def unwrap_sampling() -> None:
+    """Take back what `wrap_sampling` did, if it did."""
+    if patches.original(*_PATCH) is not None:
+        patches.undo(*_PATCH)

@@ -1,0 +1,174 @@
+"""What the panel, the API, infotext and the X/Y/Z plot ask: the settings of a pass and which passes they are for."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from deepcache_ext.settings import Choice, Kind, Settings
+from deepcache_ext.webui.presets import BALANCED, CUSTOM, NAMES, PRESETS, Family
+
+_TRUE, _FALSE = ("true", "on", "yes", "1"), ("false", "off", "no", "0")
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A bool; also read from 0, 1 and words such as "true" and "off"."""
+
+    def __str__(self) -> str:
+        return "true or false"
+
+    def read(self, value: Any) -> bool:
+        word = str(value).strip().lower()
+        if word not in _TRUE + _FALSE:
+            raise ValueError
+        return word in _TRUE
+
+
+@dataclass(frozen=True)
+class Control:
+    """One value that the user sets: its name, default, what it accepts, and what the user reads beside it."""
+
+    name: str
+    default: Any
+    kind: Kind
+    label: str
+    help: str
+
+    @property
+    def infotext_key(self) -> str:
+        """The key of the value in infotext."""
+        return "DeepCache " + self.name.replace("_", " ")
+
+    def read(self, value: Any) -> Any:
+        """Return `value` as the control's own type; raises ValueError naming the control, the value and the range."""
+        try:
+            return self.kind.read(value)
+        except (ValueError, TypeError, OverflowError):
+            raise ValueError(f"{self.name} must be {self.kind}; got {value!r}") from None
+
+
+def _controls() -> Iterator[Control]:
+    of_settings = {f.name: Control(f.name, f.default, **f.metadata) for f in dataclasses.fields(Settings)}
+    yield Control("enabled", False, Flag(), "Enable DeepCache", "Cache in this tab.")
+    yield Control(
+        "preset",
+        BALANCED,
+        Choice(NAMES),
+        "Preset",
+        "Interval and depth that fit the loaded checkpoint. Quality is the closest picture, Fast the shortest wait; "
+        "changing interval, depth or schedule makes it Custom.",
+    )
+    yield from of_settings.values()
+    yield Control(
+        "hires",
+        "same",
+        Choice(("same", "own", "off")),
+        "Hires pass",
+        "The second pass of hires fix: the same settings, an interval and depth of its own, or no caching.",
+    )
+    for name in ("interval", "depth"):
+        control = of_settings[name]
+        yield dataclasses.replace(
+            control, name=f"hires_{name}", label=f"Hires {name}", help=f"{control.label} of the hires pass."
+        )
+    yield Control(
+        "inner",
+        True,
+        Flag(),
+        "Inner passes",
+        "Cache the pictures that other extensions make within a job too, such as ADetailer's faces.",
+    )
+
+
+CONTROLS = {control.name: control for control in _controls()}
+"""Every control by name, in the order of the panel and of the API's positional arguments."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What one job does."""
+
+    base: Settings
+    hires: Settings | None
+    """Of the second pass of hires fix; None if that is not cached."""
+    inner: bool
+    values: Mapping[str, Any]
+    """The value in force of every control but the preset, which is "Custom"."""
+
+    def infotext(self) -> dict[str, Any]:
+        """Return what differs from the defaults and matters here, by infotext key."""
+        relevant = {
+            "center": self.base.schedule == "non-uniform",
+            "power": self.base.schedule == "non-uniform",
+            "steps": self.base.schedule == "list",
+            "interval": self.base.schedule != "list",
+            "preset": False,
+            "hires_interval": self.values["hires"] == "own",
+            "hires_depth": self.values["hires"] == "own",
+        }
+        return {
+            control.infotext_key: written(self.values[name])
+            for name, control in CONTROLS.items()
+            if relevant.get(name, True) and self.values[name] != control.default
+        }
+
+
+def written(value: Any) -> Any:
+    """Return a control's value as the panel and infotext show it: a list of steps as text, anything else as it is."""
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else value
+
+
+def given(arguments: Sequence[Any]) -> dict[str, Any]:
+    """Return the values that a caller gave, by name.
+
+    `arguments` are values in the panel's order, of which those that the preset or the defaults give anyway don't
+    count as given, or one object with names first. Either may be partial. Raises ValueError for an unknown name or a
+    value that its control does not accept; a job that is not enabled is not read any further.
+    """
+    first = arguments[0] if arguments else None
+    named = isinstance(first, Mapping)
+    raw: Mapping[str, Any] = first if isinstance(first, Mapping) else dict(zip(CONTROLS, arguments, strict=False))
+    for name in raw:
+        if name not in CONTROLS:
+            raise ValueError(f"{name} is no setting of DeepCache; these are: {', '.join(CONTROLS)}")
+    if not CONTROLS["enabled"].read(raw.get("enabled", False)):
+        return {"enabled": False}
+    values = {name: CONTROLS[name].read(value) for name, value in raw.items()}
+    if named:
+        if "hires_interval" in values or "hires_depth" in values:
+            values.setdefault("hires", "own")
+        return values
+    presets = PRESETS.get(values.get("preset", CUSTOM), {}).values()
+    by_themselves = {name: {CONTROLS[name].default, *(p.get(name) for p in presets)} for name in values}
+    return {
+        name: value
+        for name, value in values.items()
+        if name in {"enabled", "preset"} or value not in by_themselves[name]
+    }
+
+
+def overridden(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `given` returned with single values exchanged; a new preset replaces what was given for its part."""
+    read = {name: CONTROLS[name].read(value) for name, value in overrides.items()}
+    parts = PRESETS.get(read.get("preset", CUSTOM), {})
+    replaced = {name for part in parts.values() for name in part}
+    return {name: value for name, value in values.items() if name not in replaced} | read
+
+
+def resolved(values: Mapping[str, Any], family: Family) -> Options:
+    """Return the options for a checkpoint of `family`: the defaults, over them the preset, over it what was given.
+
+    Raises ValueError where the values don't go together.
+    """
+    preset = values.get("preset", CONTROLS["preset"].default)
+    defaults = {name: control.default for name, control in CONTROLS.items()}
+    of_preset = PRESETS[preset][family] if preset in PRESETS else {}
+    force = {**defaults, **of_preset, **values, "preset": CUSTOM}
+    base = Settings(**{field.name: force[field.name] for field in dataclasses.fields(Settings)})
+    hires = {"same": base, "off": None}.get(force["hires"], base)
+    if force["hires"] == "own":
+        hires = dataclasses.replace(base, interval=force["hires_interval"], depth=force["hires_depth"])
+    return Options(base, hires, force["inner"], force)

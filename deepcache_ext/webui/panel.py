@@ -1,0 +1,188 @@
+"""The accordion in txt2img and img2img: the controls, the picture of the plan and what the last job did."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import gradio as gr
+from modules.ui_components import InputAccordion
+
+from deepcache_ext.settings import Choice, Number, WholeNumber
+from deepcache_ext.webui import host, plan
+from deepcache_ext.webui.options import CONTROLS, Control, Flag, given, resolved, written
+from deepcache_ext.webui.passes import Controller, JobReport
+from deepcache_ext.webui.presets import CUSTOM, PRESETS
+
+HOST_COMPONENTS = {
+    "txt2img_steps": "steps",
+    "txt2img_sampling": "sampler",
+    "txt2img_hr-checkbox": "hires",
+    "txt2img_hires_steps": "hires_steps",
+    "hr_sampler": "hires_sampler",
+    "img2img_steps": "steps",
+    "img2img_sampling": "sampler",
+    "img2img_denoising_strength": "denoising",
+}
+"""The host's components that the plan follows, by element id, and what the plan calls them."""
+FINISHED = ("generation_info_txt2img", "generation_info_img2img")
+"""The host's components that change when a generation has finished; the last that a tab makes."""
+
+_SAME_SAMPLER = "Use same sampler"
+_SETS = ("interval", "depth", "schedule")
+"""The controls that a preset sets."""
+
+
+class Panel:
+    """The controls of one tab."""
+
+    def __init__(self, controller: Controller, elem_id: Callable[[str], str], *, img2img: bool) -> None:
+        self._controller = controller
+        self._elem_id = elem_id
+        self._img2img = img2img
+        self.components = self._build()
+
+    @property
+    def inputs(self) -> list[Any]:
+        """The controls, in the order of the API's positional arguments."""
+        return list(self.components.values())
+
+    def follow(self, components: Mapping[str, Any], finished: Any) -> None:
+        """Redraw the plan with the host's `components`, and tell what happened when `finished` changes."""
+        names = list(components)
+        inputs = [*self.inputs, *components.values()]
+
+        def redraw(*values: Any) -> str:
+            count = len(self.components)
+            return self._plan(values[:count], dict(zip(names, values[count:], strict=True)))
+
+        for component in inputs:
+            component.change(redraw, inputs, self._plan_html, show_progress=False, queue=False)
+        enabled = self.components["enabled"]
+        finished.change(self._report, [enabled], self._report_html, show_progress=False, queue=False)
+        finished.change(redraw, inputs, self._plan_html, show_progress=False, queue=False)
+
+    def _build(self) -> dict[str, Any]:
+        made: dict[str, Any] = {}
+        enabled = CONTROLS["enabled"]
+        with InputAccordion(enabled.default, label=enabled.label, elem_id=self._elem_id("enabled")) as accordion:
+            made["enabled"] = accordion
+            self._plan_html = gr.HTML(elem_id=self._elem_id("plan"))
+            for row in (("preset",), ("interval", "depth"), ("schedule",), ("center", "power", "steps")):
+                with gr.Row():
+                    made |= {name: self._component(name) for name in row}
+            with gr.Row():
+                made |= {name: self._component(name) for name in ("start", "end")}
+            for name in ("hires", "hires_interval", "hires_depth", "inner"):
+                made[name] = self._component(name)
+            self._report_html = gr.HTML(elem_id=self._elem_id("report"))
+        components = {name: made[name] for name in CONTROLS}
+        self._connect(components)
+        return components
+
+    def _connect(self, components: Mapping[str, Any]) -> None:
+        quick: dict[str, Any] = {"show_progress": False, "queue": False}
+        preset = components["preset"]
+        sets = [components[name] for name in _SETS]
+        preset.input(_preset_values, [preset, *sets], sets, **quick)
+        components["enabled"].change(_preset_values, [preset, *sets], sets, **quick)
+        for component in sets:
+            component.input(lambda: CUSTOM, None, preset, **quick)
+        dependent = [components[name] for name in ("interval", "center", "power", "steps")]
+        components["schedule"].change(_for_schedule, components["schedule"], dependent, **quick)
+        own = [components["hires_interval"], components["hires_depth"]]
+        components["hires"].change(_for_hires, components["hires"], own, **quick)
+
+    def _component(self, name: str) -> Any:
+        control = CONTROLS[name]
+        hidden = {"center", "power", "steps", "hires_interval", "hires_depth"}
+        visible = name not in hidden and not (self._img2img and name == "hires")
+        return _component(control, elem_id=self._elem_id(name), visible=visible)
+
+    def _plan(self, values: Sequence[Any], tab: Mapping[str, Any]) -> str:
+        if not values[0]:
+            return ""
+        family = host.loaded().family
+        steps, sampler = int(tab["steps"]), str(tab["sampler"])
+        try:
+            options = resolved(given(values), family)
+            if max(options.base.depth, options.hires.depth if options.hires else 1) > plan.depths(family):
+                raise ValueError(f"depth goes up to {plan.depths(family)} for the loaded {family} checkpoint")
+            if self._img2img:
+                steps = host.img2img_steps(steps, float(tab["denoising"]))
+            name = "img2img" if self._img2img else "txt2img"
+            pictures = [plan.picture(name, options.base, steps, host.evaluations(sampler, steps), family)]
+            if tab.get("hires"):
+                second = str(tab["hires_sampler"])
+                sampler = sampler if second == _SAME_SAMPLER else second
+                steps = int(tab["hires_steps"]) or steps
+                evaluations = host.evaluations(sampler, steps)
+                pictures.append(plan.picture("hires", options.hires, steps, evaluations, family))
+        except ValueError as error:
+            return f"<p>DeepCache will not be used: {html.escape(str(error))}.</p>"
+        return "".join(pictures)
+
+    def _report(self, enabled: bool) -> str:
+        report = self._controller.last_report
+        return report_html(report) if enabled and report is not None else ""
+
+
+def report_html(report: JobReport) -> str:
+    """Return what a job did as a table, or the reason why nothing was cached."""
+    if not report.passes:
+        return f"<p>DeepCache was not used: {html.escape(report.reason or 'nothing was sampled')}.</p>"
+    headings = ("last generation", "full", "reused", "U-Net", "speed-up", "")
+    rows = [
+        (
+            f"{done.name}, {done.sampler}",
+            done.statistics.full,
+            done.statistics.reused,
+            f"{done.unet_seconds:.1f} s",
+            f"{done.speed_up:.2f}x",
+            done.reason,
+        )
+        for done in report.passes
+    ]
+    head = "".join(f"<th>{heading}</th>" for heading in headings)
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _component(control: Control, *, elem_id: str, visible: bool) -> Any:
+    common: dict[str, Any] = {
+        "value": written(control.default),
+        "label": control.label,
+        "info": control.help,
+        "elem_id": elem_id,
+        "visible": visible,
+    }
+    kind = control.kind
+    if isinstance(kind, Choice):
+        return gr.Radio(choices=list(kind.options), **common)
+    if isinstance(kind, Flag):
+        return gr.Checkbox(**common)
+    if isinstance(kind, WholeNumber) and kind.minimum < 0:
+        return gr.Number(precision=0, minimum=kind.minimum, maximum=kind.maximum, step=1, **common)
+    if isinstance(kind, (WholeNumber, Number)):
+        step = 1 if isinstance(kind, WholeNumber) else 0.05
+        return gr.Slider(minimum=kind.minimum, maximum=kind.maximum, step=step, **common)
+    return gr.Textbox(**common)
+
+
+def _preset_values(preset: str, interval: int, depth: int, schedule: str) -> list[Any]:
+    """Return the values that a preset gives the controls for the loaded checkpoint, with its range of depth."""
+    family = host.loaded().family
+    if preset in PRESETS:
+        interval, depth, schedule = (PRESETS[preset][family][name] for name in _SETS)
+    most = plan.depths(family)
+    return [gr.update(value=interval), gr.update(value=min(depth, most), maximum=most), gr.update(value=schedule)]
+
+
+def _for_schedule(schedule: str) -> list[Any]:
+    own, non_uniform = schedule == "list", schedule == "non-uniform"
+    return [gr.update(visible=visible) for visible in (not own, non_uniform, non_uniform, own)]
+
+
+def _for_hires(hires: str) -> list[Any]:
+    return [gr.update(visible=hires == "own")] * 2

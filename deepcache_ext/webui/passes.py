@@ -1,0 +1,244 @@
+"""The host's jobs and their passes: which are cached, how, and what came of it."""
+
+from __future__ import annotations
+
+import statistics
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from deepcache_ext.sampling import SamplingPass, Statistics
+from deepcache_ext.settings import Settings
+from deepcache_ext.timer import CallTimer
+from deepcache_ext.webui import host
+from deepcache_ext.webui.options import Options, given, overridden, resolved
+
+OVERRIDES = "deepcache_overrides"
+"""The attribute of a processing object that holds values of an X/Y/Z plot, by control."""
+NOT_USED = "DeepCache not used"
+"""The infotext key of the reason why a picture was made without caching."""
+
+
+@dataclass
+class PassReport:
+    """What one pass did."""
+
+    name: str
+    """"txt2img", "img2img" or "hires", with "inner " before it if another extension made it."""
+    sampler: str
+    statistics: Statistics = field(default_factory=Statistics)
+    unet_seconds: float = 0.0
+    speed_up: float = 1.0
+    """Of the U-Net calls, over the same number of full ones as this pass made them."""
+    reason: str = ""
+    """Why nothing was cached, or why caching ended early."""
+
+    def __str__(self) -> str:
+        s = self.statistics
+        counts = f"{self.name}: {s.full} full and {s.reused} reused evaluations"
+        took = f", U-Net {self.unet_seconds:.1f} s, {self.speed_up:.2f}x" if s.reused else ""
+        return counts + took + (f" ({self.reason})" if self.reason else "")
+
+
+@dataclass
+class JobReport:
+    """What one job did, its inner jobs included."""
+
+    passes: list[PassReport] = field(default_factory=list)
+    reason: str = ""
+    """Why nothing of the job was cached."""
+
+    def __str__(self) -> str:
+        return "; ".join(map(str, self.passes)) or f"not used: {self.reason or 'nothing was sampled'}"
+
+
+class _Job:
+    """A running job: whose it is, what it wants (None: nothing) and what it did."""
+
+    def __init__(self, p: Any, report: JobReport) -> None:
+        self.p = weakref.ref(p)
+        self.identity = host.job_id()
+        self.options: Options | None = None
+        self.report = report
+
+
+class Controller:
+    """Caches the passes of the jobs that ask for it.
+
+    A job begins and ends with the host's `process` and `postprocess`. Its passes are the runs of the host's
+    samplers, whoever starts them: also those of a job that another extension makes inside it with a selection of
+    scripts that leaves this one out.
+    """
+
+    def __init__(self) -> None:
+        self.last_report: JobReport | None = None
+        self._jobs: list[_Job] = []
+        self._running: _RunningPass | None = None
+
+    def install(self) -> None:
+        """Take hold of the host's samplers."""
+        host.wrap_sampling(self._sample)
+
+    def remove(self) -> None:
+        """Let go of the host's samplers, and of a pass that should be running."""
+        host.unwrap_sampling()
+        self._jobs = []
+        if self._running is not None:
+            self._running.end()
+        self._running = None
+
+    def begin_job(self, p: Any, arguments: Sequence[Any]) -> None:
+        """Begin the job of processing object `p` with what the panel or the API sent."""
+        self._drop_ended()
+        overrides: Mapping[str, Any] = getattr(p, OVERRIDES, {})
+        job = _Job(p, self._jobs[0].report if self._jobs else JobReport())
+        try:
+            values = given(arguments)
+            values = overridden(values, overrides) if overrides else values
+            enabled = values.get("enabled", False)
+            if enabled:
+                job.options = resolved(values, host.loaded().family)
+                _check_engine()
+        except ValueError as error:
+            enabled = True
+            job.options = None
+            job.report.reason = str(error)
+            _explain(p, str(error))
+        if job.options is not None:
+            p.extra_generation_params.update(job.options.infotext())
+        if enabled or self._jobs:
+            self._jobs.append(job)
+
+    def end_job(self, p: Any) -> None:
+        """End the job of `p`, and report if it was the outermost."""
+        job = self._job_of(p)
+        if job is None:
+            return
+        del self._jobs[self._jobs.index(job) :]
+        if not self._jobs:
+            self.last_report = job.report
+            print(f"DeepCache {job.report}")
+
+    def start_evaluation(self, denoiser: Any, layout: tuple[int, ...]) -> None:
+        """Tell the running pass that the host's denoiser begins its next evaluation."""
+        if self._running is not None and denoiser is self._running.denoiser:
+            self._running.start_evaluation(layout)
+
+    def _sample(self, original: Callable[..., Any], sampler: Any, steps: int, func: Callable[[], Any]) -> Any:
+        running = self._begin_pass(sampler, steps) if self._jobs else None
+        if running is None:
+            return original(sampler, steps, func)
+        outer, self._running = self._running, running
+        try:
+            return original(sampler, steps, func)
+        finally:
+            self._running = outer
+            running.end()
+
+    def _begin_pass(self, sampler: Any, steps: int) -> _RunningPass | None:
+        self._drop_ended()
+        if not self._jobs or sampler.p is None:
+            return None
+        outermost = self._jobs[0]
+        own = self._job_of(sampler.p)
+        inner = own is not outermost
+        options = (own or outermost).options
+        if options is None:
+            return None
+        hires = bool(getattr(sampler.p, "is_hr_pass", False))
+        kind = "hires" if hires else "txt2img" if hasattr(sampler.p, "enable_hr") else "img2img"
+        settings = options.hires if hires else options.base
+        report = PassReport(f"inner {kind}" if inner else kind, sampler.config.name)
+        outermost.report.passes.append(report)
+        if settings is None or (inner and not (outermost.options or options).inner):
+            report.reason = "switched off for this pass"
+            return None
+        try:
+            total = host.evaluations(sampler.config.name, steps)
+            return _RunningPass(sampler, settings, total, report)
+        except ValueError as error:
+            report.reason = str(error)
+            _explain(sampler.p, str(error))
+            return None
+
+    def _job_of(self, p: Any) -> _Job | None:
+        return next((job for job in self._jobs if job.p() is p), None)
+
+    def _drop_ended(self) -> None:
+        """Drop the jobs that ended in an exception, after which the host calls no script."""
+        identity = host.job_id()
+        self._jobs = [job for job in self._jobs if job.identity == identity and job.p() is not None]
+
+
+class _RunningPass:
+    """One pass on the host's U-Net, which may be exchanged in mid-run."""
+
+    def __init__(self, sampler: Any, settings: Settings, total: int | None, report: PassReport) -> None:
+        self.denoiser = sampler.model_wrap_cfg
+        self._p = sampler.p
+        self._report = report
+        self._loaded = host.loaded()
+        self._run = SamplingPass(self._loaded.unet, settings, total).install()
+        self._timers: list[CallTimer] = []
+        self._time_calls()
+
+    def start_evaluation(self, layout: tuple[int, ...]) -> None:
+        """Start the next evaluation, on the U-Net that is in force now."""
+        loaded = host.loaded()
+        if loaded != self._loaded:
+            self._loaded = loaded
+            self._timers[-1].remove()
+            try:
+                self._run.move(loaded.unet)
+            except ValueError as error:
+                self._report.reason = str(error)
+                _explain(self._p, f"from the change of the checkpoint on, {error}")
+            else:
+                self._time_calls()
+        self._run.start_evaluation(layout)
+
+    def end(self) -> None:
+        """Leave the U-Net as it was found, and report."""
+        self._run.remove()
+        self._timers[-1].remove()
+        report, run = self._report, self._run
+        report.statistics = run.statistics
+        if run.statistics.error:
+            report.reason = run.statistics.error
+            _explain(self._p, run.statistics.error)
+        report.unet_seconds, report.speed_up = _measured([timer.seconds() for timer in self._timers])
+
+    def _time_calls(self) -> None:
+        statistics_ = self._run.statistics
+        before = statistics_.calls_reused
+
+        def label() -> str:
+            nonlocal before
+            reused = statistics_.calls_reused > before
+            before = statistics_.calls_reused
+            return "reused" if reused else "full"
+
+        self._timers.append(CallTimer(self._run.unet, label))
+        self._timers[-1].install()
+
+
+def _measured(timers: Sequence[Mapping[str, Sequence[float]]]) -> tuple[float, float]:
+    """Return the seconds of all calls, and the speed-up over the same number of median full ones."""
+    spent = without = 0.0
+    for calls in timers:
+        full, reused = calls.get("full", ()), calls.get("reused", ())
+        spent += sum(full) + sum(reused)
+        without += sum(full) + (statistics.median(full) * len(reused) if full else sum(reused))
+    return spent, without / spent if spent else 1.0
+
+
+def _check_engine() -> None:
+    engine = host.engine()
+    if engine:
+        raise ValueError(f'the U-Net is replaced by the engine "{engine}"; choose "None" as SD Unet in the settings')
+
+
+def _explain(p: Any, sentence: str) -> None:
+    p.comment(f"{NOT_USED}: {sentence}.")
+    p.extra_generation_params[NOT_USED] = sentence

@@ -1,0 +1,80 @@
+"""What a run will do, before it does: the picture of the plan and the speed-up to expect."""
+
+from __future__ import annotations
+
+import functools
+import html
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from deepcache_ext.schedule import Action, Schedule
+from deepcache_ext.settings import Settings
+from deepcache_ext.webui.presets import Family
+
+FEW_STEPS = 10
+"""With fewer steps neighbouring evaluations are too far apart for caching to pay."""
+
+_WIDTH, _HEIGHT, _GAP = 600, 24, 0.2
+
+
+@functools.cache
+def _costs(family: Family) -> tuple[float, Sequence[float]]:
+    """Return the multiply-accumulates of a full evaluation and of a reuse at depth 1, 2, ... (bench/macs.py)."""
+    costs = json.loads(Path(__file__).with_name("costs.json").read_text(encoding="utf-8"))[family]
+    return costs["full"], costs["reuse"]
+
+
+def depths(family: Family) -> int:
+    """Return the largest depth of a family."""
+    return len(_costs(family)[1])
+
+
+def speed_up(actions: Sequence[Action], depth: int, family: Family) -> float:
+    """Return how much less the U-Net computes than if every evaluation were full."""
+    full, reuses = _costs(family)
+    reuse = reuses[min(depth, len(reuses)) - 1]
+    spent = sum(reuse if action is Action.REUSE else full for action in actions)
+    return len(actions) * full / spent if actions else 1.0
+
+
+def picture(name: str, settings: Settings | None, steps: int, evaluations: int | None, family: Family) -> str:
+    """Return one pass as HTML: a bar for each step, its evaluations side by side, full ones tall and reused ones low.
+
+    `settings` is None for a pass that is not cached, `evaluations` None where the sampler decides itself.
+    """
+    title = html.escape(name)
+    if evaluations is None:
+        return f"<p><b>{title}</b>: this sampler decides itself how many evaluations it makes.</p>"
+    if settings is None:
+        actions: tuple[Action, ...] = (Action.FULL,) * evaluations
+    else:
+        actions = Schedule(settings, evaluations).actions() if evaluations else ()
+    full = sum(action is not Action.REUSE for action in actions)
+    gain = speed_up(actions, settings.depth if settings else 1, family)
+    text = f"{full} of {evaluations} evaluations in full, the U-Net about {gain:.1f}x as fast"
+    if steps < FEW_STEPS and settings is not None:
+        text += f". With fewer than {FEW_STEPS} steps there is little to gain and the picture changes most"
+    return (
+        f'<div class="deepcache-plan"><p><b>{title}</b>: {text}.</p>'
+        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" preserveAspectRatio="none" role="img" aria-label="{title}: {text}">'
+        f"{_bars(actions, max(1, steps))}</svg></div>"
+    )
+
+
+def _bars(actions: Sequence[Action], steps: int) -> str:
+    """Return a rectangle for each evaluation; a gap of one fifth of a step's width sets the steps apart."""
+    per_step = max(1, round(len(actions) / steps))
+    step = _WIDTH / max(1, -(-len(actions) // per_step))
+    width = step * (1 - _GAP) / per_step
+    bars = []
+    for index, action in enumerate(actions):
+        reused = action is Action.REUSE
+        height = _HEIGHT / 3 if reused else _HEIGHT
+        x = index // per_step * step + index % per_step * width
+        kind = "reused" if reused else "full"
+        bars.append(
+            f'<rect class="{kind}" x="{x:.2f}" y="{_HEIGHT - height:.2f}" width="{width:.2f}" height="{height:.2f}">'
+            f"<title>evaluation {index}: {kind}</title></rect>"
+        )
+    return "".join(bars)

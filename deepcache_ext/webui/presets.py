@@ -1,0 +1,24 @@
+"""Settings for people who have not read the paper, by the family of the loaded checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+Family = Literal["SD1", "SD2", "SDXL"]
+
+CUSTOM = "Custom"
+"""The preset that leaves every setting as it is."""
+BALANCED = "Balanced"
+
+_DEPTHS: dict[Family, int] = {"SD1": 1, "SD2": 1, "SDXL": 3}
+"""SDXL's blocks at full resolution have no attention, so that three of them cost less than one percent each."""
+_INTERVALS = {"Quality": 2, BALANCED: 3, "Fast": 5}
+
+PRESETS: dict[str, Mapping[Family, Mapping[str, Any]]] = {
+    name: {family: {"interval": interval, "depth": depth, "schedule": "uniform"} for family, depth in _DEPTHS.items()}
+    for name, interval in _INTERVALS.items()
+}
+"""The settings that a preset gives, by its name and the family."""
+
+NAMES = (*PRESETS, CUSTOM)

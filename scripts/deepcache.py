@@ -1,0 +1,67 @@
+"""Wires the host's hooks to `deepcache_ext.webui`."""
+
+from modules import script_callbacks, scripts
+
+from deepcache_ext.webui import api, infotext, xyz
+from deepcache_ext.webui.panel import FINISHED, HOST_COMPONENTS, Panel
+from deepcache_ext.webui.passes import Controller
+
+controller = Controller()
+
+
+class DeepCacheScript(scripts.Script):
+    """The accordion in a tab, and the jobs that start there."""
+
+    section = "accordions"
+    create_group = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.panel = None
+        self.host_components = {}
+        for elem_id, name in HOST_COMPONENTS.items():
+            self.on_after_component(
+                lambda made, name=name: self.host_components.update({name: made.component}), elem_id=elem_id
+            )
+        for elem_id in FINISHED:
+            self.on_after_component(
+                lambda made: self.panel.follow(self.host_components, made.component), elem_id=elem_id
+            )
+
+    def title(self):
+        return "DeepCache"
+
+    def show(self, is_img2img):
+        return scripts.AlwaysVisible
+
+    def ui(self, is_img2img):
+        self.panel = Panel(controller, self.elem_id, img2img=is_img2img)
+        self.infotext_fields = infotext.fields(self.panel.inputs)
+        self.paste_field_names = list(infotext.KEYS)
+        return self.panel.inputs
+
+    def remember(self, made):
+        """Note a component of the host's that the plan follows."""
+        self.host_components[HOST_COMPONENTS[made.component.elem_id]] = made.component
+
+    def connect(self, made):
+        """Connect the panel with the rest of the tab, whose last component has been made."""
+        self.panel.follow(self.host_components, made.component)
+
+    def process(self, p, *args):
+        controller.begin_job(p, args)
+
+    def postprocess(self, p, processed, *args):
+        controller.end_job(p)
+
+
+def start_evaluation(params):
+    """Pass the host's clock on, with the number of rows and of conds, by which rows are told apart."""
+    controller.start_evaluation(params.denoiser, (len(params.x), params.text_cond.shape[0]))
+
+
+controller.install()
+script_callbacks.on_cfg_denoiser(start_evaluation)
+script_callbacks.on_script_unloaded(controller.remove)
+script_callbacks.on_before_ui(lambda: xyz.add_axes(scripts.scripts_data))
+script_callbacks.on_app_started(lambda _demo, app: api.add_routes(app, controller))

@@ -1,0 +1,53 @@
+"""The real WebUI that WEBUI_DIR names, its checkpoints, and what it makes without the extension."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.pictures import Maker, plain_requests
+from tests.e2e.server import serving
+
+
+@pytest.fixture(scope="session")
+def webui():
+    folder = os.environ.get("WEBUI_DIR")
+    if not folder:
+        pytest.skip("WEBUI_DIR names no WebUI; set it, and WEBUI_PYTHON to its Python, to run these tests")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def python():
+    return os.environ.get("WEBUI_PYTHON", sys.executable)
+
+
+@pytest.fixture(scope="session")
+def plain(webui, python, tmp_path_factory):
+    """Return the pictures of a host without the extension, by the name of the request."""
+    with serving(webui, python, tmp_path_factory.mktemp("plain"), extensions={}) as server:
+        maker = Maker(server)
+        return {name: maker.make(**request) for name, request in plain_requests(maker).items()}
+
+
+@pytest.fixture(scope="session")
+def server(webui, python, tmp_path_factory, plain):
+    """Run the host with the extension, after the plain one has stopped."""
+    assert plain
+    with serving(webui, python, tmp_path_factory.mktemp("cached")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def maker(server):
+    return Maker(server)
+
+
+@pytest.fixture(autouse=True)
+def _clean(request):
+    """Start every test with no counts and no wishes left."""
+    if "maker" in request.fixturenames:
+        maker = request.getfixturevalue("maker")
+        maker.server.post("/e2e/want")
+        maker.server.get("/e2e/state")

@@ -1,0 +1,108 @@
+"""A test-only extension: counts what the samplers really do, makes jobs within jobs, and answers questions."""
+
+import copy
+import gc
+
+import deepcache_contract
+import torch
+from modules import processing, script_callbacks, scripts, shared
+
+counts = {"evaluations": []}
+wanted = {"inner": "", "raise_at": None}
+
+
+class Helper(scripts.Script):
+    """Makes an inner job from postprocess_image, with all scripts or with none."""
+
+    def title(self):
+        return "e2e helper"
+
+    def show(self, is_img2img):
+        return scripts.AlwaysVisible
+
+    def postprocess_image(self, p, pp, *args):
+        if not wanted["inner"] or getattr(p, "e2e_inner", False):
+            return
+        inner = processing.StableDiffusionProcessingImg2Img(
+            sd_model=shared.sd_model,
+            outpath_samples=p.outpath_samples,
+            outpath_grids=p.outpath_grids,
+            prompt="inner",
+            seed=1,
+            steps=8,
+            sampler_name="Euler",
+            width=128,
+            height=128,
+            init_images=[pp.image],
+            denoising_strength=0.99,
+            do_not_save_samples=True,
+            do_not_save_grid=True,
+        )
+        inner.e2e_inner = True
+        if wanted["inner"] == "all scripts":
+            inner.scripts = p.scripts
+            inner.script_args = p.script_args
+        else:
+            inner.scripts = copy.copy(p.scripts)
+            inner.scripts.alwayson_scripts = []
+        pp.image = processing.process_images(inner).images[0]
+
+
+def count(params):
+    if params.denoiser.step == 0 or not counts["evaluations"]:
+        counts["evaluations"].append(0)
+    counts["evaluations"][-1] += 1
+    if wanted["raise_at"] == counts["evaluations"][-1]:
+        wanted["raise_at"] = None
+        block = shared.sd_model.model.diffusion_model.output_blocks[-1]
+
+        def fail(*_args):
+            handle.remove()
+            raise torch.cuda.OutOfMemoryError("test: out of memory")
+
+        handle = block.register_forward_pre_hook(fail)
+
+
+def state():
+    """Return the counts since the last call, and what of the extension hangs on the host."""
+    unet = shared.sd_model.model.diffusion_model
+    owners = [
+        getattr(hook, "__self__", None) for hook in (*unet._forward_pre_hooks.values(), *unet._forward_hooks.values())
+    ]
+    xyz = next(data.module for data in scripts.scripts_data if data.script_class.__module__ == "xyz_grid.py")
+    found = {
+        "evaluations": counts["evaluations"],
+        "hooks": [type(owner).__module__ for owner in owners if owner is not None],
+        "attributes": sorted(name for name in vars(unet) if "deepcache" in name.lower()),
+        "axes": [option.label for option in xyz.axis_options if not getattr(option, "is_img2img", False)],
+        "callbacks": [
+            callback.name
+            for callbacks in script_callbacks.callback_map.values()
+            for callback in callbacks
+            if "deepcache" in callback.script.lower().rsplit("/", 1)[-1]
+        ],
+        "tensors": sum(torch.is_tensor(thing) for thing in gc.get_objects()),
+    }
+    counts["evaluations"] = []
+    return found
+
+
+def want(inner: str = "", raise_at: int = 0):
+    """Set what the next jobs do."""
+    wanted.update(inner=inner, raise_at=raise_at or None)
+
+
+def reload_ui():
+    """Do what the Reload UI button does."""
+    shared.state.request_restart()
+
+
+def add_routes(_demo, app):
+    app.add_api_route("/e2e/state", state, methods=["GET"])
+    app.add_api_route("/e2e/contract", deepcache_contract.results, methods=["GET"])
+    app.add_api_route("/e2e/want", want, methods=["POST"])
+    app.add_api_route("/e2e/reload", reload_ui, methods=["POST"])
+
+
+script_callbacks.on_cfg_denoiser(count)
+script_callbacks.on_app_started(add_routes)

@@ -1,0 +1,128 @@
+"""A real WebUI, started with and without the extension, and spoken to over HTTP."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from base64 import b64encode
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PARTS = ("scripts", "deepcache_ext", "install.py", "metadata.ini", "style.css")
+"""What an installed extension needs of this repository."""
+HELPER = (Path(__file__).parent / "helper/scripts", ROOT / "tests/webui/deepcache_contract.py")
+EXTENSIONS = {"e2e-deepcache": [ROOT / part for part in PARTS], "e2e-helper": HELPER}
+USER, PASSWORD = "e2e", "secret"
+FLAGS = [
+    "--skip-prepare-environment",
+    "--skip-torch-cuda-test",
+    "--use-cpu",
+    "all",
+    "--no-half",
+    "--precision",
+    "full",
+    "--no-download-sd-model",
+    "--do-not-download-clip",
+    "--api",
+    "--disable-console-progressbars",
+]
+VARIABLES = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "MALLOC_MMAP_THRESHOLD_": "4294967296",
+    "MALLOC_TRIM_THRESHOLD_": "4294967296",
+    "MALLOC_TOP_PAD_": "268435456",
+}
+START_SECONDS = 180
+
+
+class Server:
+    """A running WebUI."""
+
+    def __init__(self, port, log):
+        self.address = f"http://127.0.0.1:{port}"
+        self.log = log
+
+    def request(self, path, body=None, *, auth=True, method=None, timeout=600):
+        """Return the status and the decoded answer."""
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.address + path, data, {"Content-Type": "application/json"}, method=method)  # noqa: S310
+        if auth:
+            request.add_header("Authorization", "Basic " + b64encode(f"{USER}:{PASSWORD}".encode()).decode())
+        try:
+            with urllib.request.urlopen(request, timeout=timeout) as reply:  # noqa: S310
+                return reply.status, json.loads(reply.read() or "null")
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+    def get(self, path):
+        status, answer = self.request(path)
+        assert status == 200, (path, status, answer)
+        return answer
+
+    def post(self, path, body=None):
+        status, answer = self.request(path, body, method="POST")
+        assert status == 200, (path, status, answer)
+        return answer
+
+
+@contextmanager
+def serving(webui, python, folder, *flags, extensions=EXTENSIONS):
+    """Run the WebUI in `webui` with copies of `extensions` on a free port; settings and pictures go to `folder`."""
+    installed = [webui / "extensions" / name for name in extensions]
+    for target in installed:
+        shutil.rmtree(target, ignore_errors=True)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    settings = folder / "config.json"
+    settings.write_text(json.dumps({"samples_save": False, "grid_save": False, "show_progress_type": "Approx cheap"}))
+    command = [python, "launch.py", *FLAGS, "--port", str(port), "--api-auth", f"{USER}:{PASSWORD}"]
+    command += ["--ui-settings-file", settings, "--ui-config-file", folder / "ui-config.json", *flags]
+    log = folder / "webui.log"
+    process = None
+    try:
+        for target, parts in zip(installed, extensions.values(), strict=True):
+            for part in parts:
+                copy = shutil.copytree if part.is_dir() else _copy_file
+                copy(part, target / part.name)
+        with log.open("w") as output:
+            process = subprocess.Popen(command, cwd=webui, stdout=output, stderr=output, env=os.environ | VARIABLES)
+        server = Server(port, log)
+        _wait(server, process)
+        yield server
+    finally:
+        if process is not None:
+            process.terminate()
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        for target in installed:
+            shutil.rmtree(target, ignore_errors=True)
+
+
+def _copy_file(source, target):
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(source, target)
+
+
+def _wait(server, process):
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            break
+        try:
+            if server.request("/sdapi/v1/sd-models")[0] == 200:
+                return
+        except OSError:
+            pass
+        time.sleep(0.5)
+    raise RuntimeError(f"the WebUI did not start:\n{server.log.read_text()[-3000:]}")

@@ -1,0 +1,118 @@
+"""The API: both forms of arguments, what it tells about itself, infotext, and bad settings."""
+
+import pytest
+
+from deepcache_ext.webui.options import CONTROLS
+from tests.e2e.pictures import same
+from tests.unit.test_readme import api_examples
+
+FAST = {"interval": 5, "depth": 2}
+
+
+def test_positional_and_named_values_make_the_same_picture(maker):
+    by_name = maker.make(cache=FAST)
+    assert maker.counts() == [("txt2img", 2, 6)]
+    assert same(by_name, maker.make(cache=[True, "Custom", "5", "2"]))
+    assert same(by_name, maker.make(cache={"interval": "5", "depth": 2.0}))
+
+
+def test_a_preset_alone(maker):
+    maker.make(cache=[True, "Fast"])
+    assert maker.counts() == [("txt2img", 2, 6)]
+    maker.make(cache={"preset": "Quality"})
+    assert maker.counts() == [("txt2img", 4, 4)]
+
+
+def test_script_info_describes_every_control(maker):
+    infos = [info for info in maker.server.get("/sdapi/v1/script-info") if info["name"] == "deepcache"]
+    assert [info["is_img2img"] for info in infos] == [False, True]
+    for info in infos:
+        assert [argument["label"] for argument in info["args"]] == [control.label for control in CONTROLS.values()]
+        by_label = {argument["label"]: argument for argument in info["args"]}
+        interval = by_label["Interval"]
+        assert [interval[key] for key in ("value", "minimum", "maximum", "step")] == [3, 1, 50, 1]
+        assert by_label["Schedule"]["choices"] == ["uniform", "non-uniform", "list"]
+
+
+def test_the_schema_and_the_last_run_need_the_password(maker):
+    for path in ("/deepcache/v1/schema", "/deepcache/v1/last-run"):
+        assert maker.server.request(path, auth=False)[0] == 401
+    assert list(maker.server.get("/deepcache/v1/schema")["properties"]) == list(CONTROLS)
+
+
+def test_the_last_run_tells_what_happened(maker):
+    maker.make(cache=FAST)
+    (done,) = maker.last_run()["passes"]
+    assert done["sampler"] == "Euler"
+    assert done["unet_seconds"] > 0
+    assert done["speed_up"] > 1
+    assert done["reason"] == ""
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        FAST,
+        {"schedule": "list", "steps": "0, 2, 5-6"},
+        {"schedule": "non-uniform", "center": 4, "power": 2.0, "end": 0.9},
+    ],
+    ids=str,
+)
+def test_infotext_repeats_the_picture(maker, settings):
+    one = maker.make(cache=settings)
+    text = one["info"]["infotexts"][0]
+    assert "DeepCache enabled: True" in text
+    status, other = maker.server.request("/sdapi/v1/txt2img", {"infotext": text})
+    assert status == 200
+    assert same(one, other)
+
+
+def test_infotext_of_a_picture_without_deepcache_turns_it_off(maker):
+    one = maker.make()
+    assert "DeepCache" not in one["info"]["infotexts"][0]
+    assert same(one, maker.server.post("/sdapi/v1/txt2img", {"infotext": one["info"]["infotexts"][0]}))
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"interval": 0}, "interval must be a whole number from 1 to 50; got 0"),
+        ({"interval": "many"}, "interval must be a whole number from 1 to 50; got 'many'"),
+        ({"depth": 40}, "depth must be a whole number from 1 to 11; got 40"),
+        ({"steps": [1, "x"], "schedule": "list"}, "steps must be a list of evaluations from 0 to 9999"),
+        ({"center": None, "schedule": "non-uniform"}, "center must be a whole number from -1000 to 1000; got None"),
+        ({"schedule": {"a": 1}}, "schedule must be one of uniform, non-uniform, list; got {'a': 1}"),
+        ({"start": 0.9, "end": 0.1}, "start must be a number from 0 to end, which is 0.1; got 0.9"),
+        ({"speed": 2}, "speed is no setting of DeepCache"),
+        ([True, "Custom", None], "interval must be a whole number from 1 to 50; got None"),
+        ([[1]], "enabled must be true or false; got [1]"),
+    ],
+    ids=str,
+)
+def test_with_bad_settings_the_picture_is_made_without_caching(maker, settings, sentence):
+    reply = maker.make(cache=settings)
+    assert same(reply, maker.make())
+    assert sentence in reply["info"]["extra_generation_params"]["DeepCache not used"]
+    assert sentence in maker.last_run()["reason"]
+
+
+def test_a_depth_that_sdxl_lacks_is_explained(maker):
+    model = maker.model("SDXL")
+    reply = maker.make(cache={"depth": 11}, model=model)
+    sentence = "depth must be a whole number from 1 to 8 for this U-Net; got 11"
+    assert sentence in reply["info"]["extra_generation_params"]["DeepCache not used"]
+    assert same(reply, maker.make(model=model))
+
+
+def test_sdxl_takes_the_presets_depth(maker):
+    reply = maker.make(cache={"preset": "Fast"}, model=maker.model("SDXL"))
+    assert reply["info"]["extra_generation_params"]["DeepCache depth"] == 3
+    assert maker.counts() == [("txt2img", 2, 6)]
+
+
+@pytest.mark.parametrize("example", api_examples(), ids=lambda example: str(example["alwayson_scripts"]["DeepCache"]))
+def test_the_readmes_examples_are_cached(maker, example):
+    small = {"width": 128, "height": 128}
+    maker.server.post("/sdapi/v1/txt2img", example | small)
+    ((_, full, reused),) = maker.counts()
+    assert (full + reused, reused > full) == (20, True)

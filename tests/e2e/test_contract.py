@@ -1,0 +1,7 @@
+"""The real host keeps the contract that the stand-in is held to in tests/webui."""
+
+
+def test_the_real_host_keeps_the_contract(maker):
+    results = maker.server.get("/e2e/contract")
+    assert len(results) == 10
+    assert set(results.values()) == {True}, results

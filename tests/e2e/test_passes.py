@@ -1,0 +1,109 @@
+"""Every pass of every kind of job: each starts anew and leaves nothing behind."""
+
+import pytest
+
+from tests.e2e.pictures import HIRES, STEPS, mask_of, picture_of, same
+
+ON = {"interval": 3, "depth": 1}
+TXT2IMG = ("txt2img", 3, 5)
+
+
+@pytest.fixture
+def alone(maker):
+    """Return the cached picture that nothing went before."""
+    return maker.make(cache=ON)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left(maker, alone):
+    yield
+    assert "deepcache_ext" not in " ".join(maker.state()["hooks"])
+    assert same(maker.make(cache=ON), alone)
+
+
+def test_hires_fix(maker):
+    maker.make(cache=ON, **HIRES, hr_second_pass_steps=6)
+    assert maker.counts() == [TXT2IMG, ("hires", 2, 4)]
+    maker.make(cache=ON | {"hires_interval": 2, "hires_depth": 2}, **HIRES, hr_second_pass_steps=6)
+    assert maker.counts() == [TXT2IMG, ("hires", 3, 3)]
+
+
+def test_hires_fix_off(maker):
+    request = HIRES | {"hr_second_pass_steps": 6}
+    maker.make(cache=ON | {"hires": "off"}, **request)
+    assert [done["reason"] for done in maker.last_run()["passes"]] == ["", "switched off for this pass"]
+    assert maker.counts()[1] == ("hires", 0, 0)
+
+
+def test_hires_fix_with_its_own_sampler_and_checkpoint(maker):
+    other = maker.model("SD1", but=maker.model("SD1"))
+    request = HIRES | {"hr_sampler_name": "Heun", "hr_checkpoint_name": other, "hr_second_pass_steps": 5}
+    one = maker.make(cache=ON, **request)
+    passes = maker.last_run()["passes"]
+    assert [done["sampler"] for done in passes] == ["Euler", "Heun"]
+    assert maker.counts() == [TXT2IMG, ("hires", 3, 6)]
+    assert same(one, maker.make(cache=ON, **request))
+    assert not same(one, maker.make(cache=ON, **HIRES, hr_sampler_name="Heun", hr_second_pass_steps=5))
+
+
+def test_img2img(maker):
+    maker.make("img2img", ON, init_images=[picture_of()], denoising_strength=0.5)
+    assert maker.counts() == [("img2img", 2, 3)]
+
+
+@pytest.mark.parametrize("sampler", ["Euler", "DDIM"])
+def test_inpainting(maker, sampler):
+    request = {"init_images": [picture_of()], "mask": mask_of(), "denoising_strength": 0.9, "sampler_name": sampler}
+    one = maker.make("img2img", ON, **request)
+    ((_, full, reused),) = maker.counts()
+    assert [full + reused] == maker.state()["evaluations"]
+    assert reused > full
+    assert same(one, maker.make("img2img", ON, **request))
+
+
+def test_a_refiner_in_mid_run_starts_from_its_own_features(maker):
+    refiner = maker.model("SD1", but=maker.model("SD1"))
+    request = {"refiner_checkpoint": refiner, "refiner_switch_at": 0.5}
+    one = maker.make(cache={"interval": 8}, **request)
+    assert maker.counts() == [("txt2img", 2, 6)]
+    assert same(one, maker.make(cache={"interval": 8}, **request))
+    assert not same(one, maker.make(cache={"interval": 8}))
+
+
+def test_batches(maker, alone):
+    two = maker.make(cache=ON, batch_size=2, n_iter=2)
+    assert maker.counts() == [TXT2IMG] * 2
+    pictures = two["images"][-4:]
+    assert same({"images": pictures[:1]}, alone) or len(set(pictures)) == 4
+
+
+@pytest.mark.parametrize("scripts", ["all scripts", "no scripts"])
+@pytest.mark.parametrize("inner", [True, False])
+def test_jobs_that_another_extension_makes_inside(maker, inner, scripts):
+    maker.server.post(f"/e2e/want?inner={scripts.replace(' ', '%20')}")
+    maker.make(cache=ON | {"inner": inner}, n_iter=2)
+    maker.server.post("/e2e/want")
+    counts = ("inner img2img", 3, 5) if inner else ("inner img2img", 0, 0)
+    assert maker.counts() == [TXT2IMG, counts] * 2
+
+
+def test_the_xyz_plot(maker, alone):
+    interval = maker.state()["axes"].index("[DeepCache] Interval")
+    nothing = (0, "", [])
+    draw_legend, include_lone_images = False, True
+    rest = (False, False, False, False, False, 0, False)
+    arguments = [interval, "1, 3", [], *nothing, *nothing, draw_legend, include_lone_images, *rest]
+    plot = maker.make(cache=ON, script_name="x/y/z plot", script_args=arguments)
+    cells = plot["images"][-2:]
+    assert same({"images": cells[1:]}, alone)
+    assert same({"images": cells[:1]}, maker.make())
+
+
+def test_an_exception_inside_the_unet(maker):
+    maker.server.post("/e2e/want?raise_at=5")
+    status, _ = maker.server.request(
+        "/sdapi/v1/txt2img",
+        {"steps": STEPS, "width": 128, "height": 128, "alwayson_scripts": {"DeepCache": {"args": [{"enabled": True}]}}},
+    )
+    assert status == 500
+    assert "deepcache_ext" not in " ".join(maker.state()["hooks"])

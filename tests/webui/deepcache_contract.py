@@ -1,0 +1,135 @@
+"""What the adapter relies on in the host's `modules`, checked the same way on the stand-in and on the real ones."""
+
+import inspect
+from types import SimpleNamespace
+
+import gradio as gr
+from modules import (
+    patches,
+    script_callbacks,
+    scripts,
+    sd_models,
+    sd_samplers,
+    sd_samplers_common,
+    sd_unet,
+    shared,
+    ui_components,
+)
+
+
+def patching_puts_the_original_back():
+    owner = type("Owner", (), {"method": lambda _self: "original"})
+    original = patches.patch("contract", owner, "method", lambda _self: "replacement")
+    found = owner().method(), patches.original("contract", owner, "method") is original
+    patches.undo("contract", owner, "method")
+    return (*found, owner().method(), patches.original("contract", owner, "method")) == (
+        "replacement",
+        True,
+        "original",
+        None,
+    )
+
+
+def a_sampler_runs_through_launch_sampling():
+    sampler = sd_samplers_common.Sampler.__new__(sd_samplers_common.Sampler)
+    sampler.config = sd_samplers.all_samplers_map["Heun"]
+    sampler.model_wrap_cfg = SimpleNamespace()
+    sampler.last_latent = "latent"
+    parameters = list(inspect.signature(sd_samplers_common.Sampler.launch_sampling).parameters)
+
+    def interrupted():
+        raise sd_samplers_common.InterruptedException
+
+    results = sampler.launch_sampling(4, lambda: "sampled"), sampler.launch_sampling(4, interrupted)
+    return (parameters, results, sampler.model_wrap_cfg.total_steps) == (
+        ["self", "steps", "func"],
+        ("sampled", "latent"),
+        8,
+    )
+
+
+def second_order_samplers_count_twice():
+    totals = {name: sd_samplers.all_samplers_map[name].total_steps(10) for name in sd_samplers.all_samplers_map}
+    second = {"DPM++ SDE", "DPM++ 2S a", "Heun", "DPM2", "DPM2 a", "Restart"}
+    known = second | {"DPM++ 2M", "Euler a", "Euler", "LMS", "DPM fast", "DPM adaptive", "DDIM", "PLMS", "UniPC"}
+    return known <= set(totals) and {name for name, total in totals.items() if total == 20} == second
+
+
+def img2img_makes_fewer_steps():
+    p = SimpleNamespace(steps=20, denoising_strength=0.75)
+    return (
+        not shared.opts.img2img_fix_steps
+        and sd_samplers_common.setup_img2img_steps(p)[1] == 15
+        and sd_samplers_common.setup_img2img_steps(p, 8)[1] == 7
+    )
+
+
+def a_job_has_a_start():
+    state = type(shared.state)()
+    state.begin(job="one")
+    return isinstance(state.time_start, float)
+
+
+def no_engine_and_a_place_for_the_model():
+    return sd_unet.current_unet is None and hasattr(sd_models.model_data, "sd_model")
+
+
+def the_denoisers_callback_has_rows_conds_and_the_denoiser():
+    given = inspect.signature(script_callbacks.CFGDenoiserParams).parameters
+    params = script_callbacks.CFGDenoiserParams("x", None, None, 0, 1, "conds", None, "denoiser")
+    return "denoiser" in given and (params.x, params.text_cond, params.denoiser) == ("x", "conds", "denoiser")
+
+
+def callbacks_can_be_registered():
+    names = ("on_cfg_denoiser", "on_script_unloaded", "on_before_ui", "on_app_started")
+    return all(
+        list(inspect.signature(getattr(script_callbacks, name)).parameters) == ["callback", "name"] for name in names
+    )
+
+
+def a_script_hears_of_components():
+    class Contract(scripts.Script):
+        is_img2img = False
+
+        def title(self):
+            return "Contract"
+
+        def show(self, is_img2img):
+            return scripts.AlwaysVisible
+
+    script = Contract()
+    script.on_after_component(print, elem_id="one")
+    heard = [tuple(entry) for entry in script.on_after_component_elem_id]
+    return (heard, script.elem_id("x")) == ([("one", print)], "script_txt2img_contract_x")
+
+
+def an_accordion_is_a_checkbox():
+    with gr.Blocks(), ui_components.InputAccordion(False, label="A", elem_id="a") as accordion:
+        pass
+    return isinstance(accordion, gr.Checkbox) and (accordion.value, accordion.elem_id) == (False, "a-checkbox")
+
+
+CHECKS = (
+    patching_puts_the_original_back,
+    a_sampler_runs_through_launch_sampling,
+    second_order_samplers_count_twice,
+    img2img_makes_fewer_steps,
+    a_job_has_a_start,
+    no_engine_and_a_place_for_the_model,
+    the_denoisers_callback_has_rows_conds_and_the_denoiser,
+    callbacks_can_be_registered,
+    a_script_hears_of_components,
+    an_accordion_is_a_checkbox,
+)
+
+
+def results():
+    """Return what every check says, by its name: true, false, or the exception that it raised."""
+    return {check.__name__: _result(check) for check in CHECKS}
+
+
+def _result(check):
+    try:
+        return bool(check())
+    except Exception as error:  # noqa: BLE001 - any of them is a broken contract
+        return f"{type(error).__name__}: {error}"

@@ -1,0 +1,19 @@
+"""Options and the state of the running job."""
+
+import time
+from types import SimpleNamespace
+
+
+class State:
+    time_start = None
+
+    def begin(self, job="(unknown)"):
+        self.job = job
+        self.time_start = time.time()
+
+    def end(self):
+        self.job = ""
+
+
+opts = SimpleNamespace(img2img_fix_steps=False)
+state = State()

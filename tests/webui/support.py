@@ -1,0 +1,76 @@
+"""A host in miniature around the stand-in: processing objects, and a sampler's run with its callbacks."""
+
+import importlib.util
+from types import SimpleNamespace
+
+import torch
+from modules import script_callbacks, sd_models, sd_samplers, sd_samplers_common, shared
+
+from tests.unit.unets import TaggedUNet
+
+SCRIPT = "scripts/deepcache.py"
+
+
+class Processing:
+    """A txt2img job, or an img2img one without `enable_hr`."""
+
+    def __init__(self, *, img2img=False):
+        self.extra_generation_params = {}
+        self.comments = {}
+        self.is_hr_pass = False
+        if not img2img:
+            self.enable_hr = False
+
+    def comment(self, text):
+        self.comments[text] = 1
+
+
+def load_script():
+    """Import the script file the way the host does: under its file name, and not into sys.modules."""
+    script_callbacks.callbacks.clear()
+    spec = importlib.util.spec_from_file_location("deepcache.py", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def load_checkpoint(name="one", unet=None, **family):
+    unet = unet or TaggedUNet()
+    model = SimpleNamespace(model=SimpleNamespace(diffusion_model=unet), sd_checkpoint_info=name, **family)
+    sd_models.model_data.sd_model = model
+    return model
+
+
+def sample(p, steps=6, name="Euler", rows=2, during=None):
+    """Run a sampler on the loaded checkpoint as the host does, and return how the U-Net answered each evaluation."""
+    sampler = sd_samplers_common.Sampler(name)
+    sampler.config = sd_samplers.all_samplers_map[name]
+    sampler.p = p
+    sampler.model_wrap_cfg = SimpleNamespace(sampler=sampler)
+    answers = []
+
+    def run():
+        for step in range(steps):
+            if during is not None:
+                during(step)
+            x = torch.full((rows, 2, 8, 8), float(step))
+            params = script_callbacks.CFGDenoiserParams(
+                x, None, None, step, steps, torch.zeros(rows // 2, 77, 8), None, sampler.model_wrap_cfg
+            )
+            for callback in script_callbacks.callbacks["cfg_denoiser"]:
+                callback(params)
+            answers.append(sd_models.model_data.sd_model.model.diffusion_model(x))
+        return answers
+
+    sampler.launch_sampling(steps, run)
+    return answers
+
+
+def job(controller, p, *arguments, **options):
+    """Run a whole job of one pass and return the answers."""
+    shared.state.begin()
+    controller.begin_job(p, arguments)
+    answers = sample(p, **options)
+    controller.end_job(p)
+    shared.state.end()
+    return answers

@@ -1,0 +1,125 @@
+"""From what the panel, the API, infotext or the X/Y/Z plot say to the settings in force."""
+
+import dataclasses
+
+import pytest
+
+from deepcache_ext import Settings
+from deepcache_ext.webui import infotext
+from deepcache_ext.webui.options import CONTROLS, given, overridden, resolved, written
+from deepcache_ext.webui.presets import PRESETS
+
+
+def options(*arguments, family="SD1"):
+    return resolved(given(arguments), family)
+
+
+def test_every_setting_is_a_control():
+    assert {field.name for field in dataclasses.fields(Settings)} < set(CONTROLS)
+    assert list(CONTROLS)[:2] == ["enabled", "preset"]
+
+
+def test_nothing_given_is_off():
+    assert given([]) == {"enabled": False}
+    assert given([{}]) == {"enabled": False}
+    assert given([False, "nonsense", "nonsense"]) == {"enabled": False}
+
+
+@pytest.mark.parametrize("arguments", [(True, "Custom", "5", 2.0), ({"enabled": 1, "interval": "5", "depth": "2"},)])
+def test_values_come_by_position_or_by_name_and_numbers_as_strings(arguments):
+    assert options(*arguments).base == Settings(interval=5, depth=2)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("family", ["SD1", "SD2", "SDXL"])
+def test_a_preset_fits_the_family_by_position_and_by_name(preset, family):
+    expected = Settings(**PRESETS[preset][family])
+    assert options(True, preset, family=family).base == expected
+    assert options({"enabled": True, "preset": preset}, family=family).base == expected
+    panel = [written(control.default) for control in CONTROLS.values()]
+    panel[:5] = [True, preset, *PRESETS[preset]["SD1"].values()]
+    assert options(*panel, family=family).base == expected
+
+
+def test_what_is_given_goes_over_the_preset():
+    assert options({"enabled": True, "preset": "Fast", "depth": 4}).base == Settings(interval=5, depth=4)
+    assert options(True, "Fast", 3, 4).base == Settings(interval=5, depth=4)
+
+
+def test_the_hires_pass_follows_has_its_own_or_is_off():
+    assert options(True).hires == options(True).base
+    assert options({"enabled": True, "hires": "off"}).hires is None
+    own = options({"enabled": True, "hires_interval": 2, "start": 0.25}).hires
+    assert own == Settings(interval=2, depth=1, start=0.25)
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        ({"interval": 0}, "interval must be a whole number from 1 to 50; got 0"),
+        ({"depth": "40"}, "depth must be a whole number from 1 to 11; got '40'"),
+        ({"schedule": "random"}, "schedule must be one of uniform, non-uniform, list; got 'random'"),
+        ({"steps": "1, x"}, "steps must be a list of evaluations from 0 to 9999"),
+        ({"center": float("nan")}, "center must be a whole number from -1000 to 1000; got nan"),
+        ({"inner": "perhaps"}, "inner must be true or false; got 'perhaps'"),
+        ({"hires_depth": None}, "hires_depth must be a whole number from 1 to 11; got None"),
+        ({"preset": "Best"}, "preset must be one of Quality, Balanced, Fast, Custom; got 'Best'"),
+        ({"intervall": 3}, "intervall is no setting of DeepCache; these are: enabled, preset, interval"),
+        ({"start": 0.5, "end": 0.1}, "start must be a number from 0 to end, which is 0.1; got 0.5"),
+        ({"schedule": "list"}, "steps must name at least one evaluation"),
+    ],
+    ids=str,
+)
+def test_a_bad_value_is_named_with_what_is_allowed(value, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        options({"enabled": True} | value)
+
+
+def test_an_unreadable_tick_is_named_too():
+    with pytest.raises(ValueError, match="enabled must be true or false; got 'maybe'"):
+        given(["maybe"])
+
+
+def test_single_values_of_an_xyz_plot_go_over_the_rest():
+    values = given([{"enabled": True, "interval": 5, "start": 0.2}])
+    assert resolved(overridden(values, {"depth": "2"}), "SD1").base == Settings(interval=5, depth=2, start=0.2)
+    assert resolved(overridden(values, {"preset": "Quality"}), "SD1").base == Settings(interval=2, start=0.2)
+    assert overridden(values, {"enabled": "False"})["enabled"] is False
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {},
+        {"preset": "Fast", "inner": False},
+        {"schedule": "list", "steps": "0, 5, 9-11", "start": 0.1, "end": 0.9},
+        {"schedule": "non-uniform", "center": -3, "power": 2.5, "hires": "own", "hires_interval": 7, "hires_depth": 2},
+        {"hires": "off"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("family", ["SD1", "SDXL"])
+def test_infotext_brings_the_same_settings_back(value, family):
+    before = options({"enabled": True} | value, family=family)
+    text = {key: str(entry) for key, entry in before.infotext().items()}
+    assert text["DeepCache enabled"] == "True"
+    components = list(CONTROLS)
+    pasted = {name: read(text) for name, read in infotext.fields(components)}
+    after = options(*pasted.values(), family=family)
+    assert (after.base, after.hires, after.inner) == (before.base, before.hires, before.inner)
+
+
+def test_infotext_names_only_what_differs_from_the_defaults():
+    assert options(True).infotext() == {"DeepCache enabled": True}
+    assert options({"enabled": True, "steps": "1", "center": 3}).infotext() == {"DeepCache enabled": True}
+
+
+def test_infotext_without_deepcache_turns_it_off_and_leaves_the_rest():
+    pasted = {name: read({"Steps": "20"}) for name, read in infotext.fields(list(CONTROLS))}
+    assert pasted.pop("enabled") is False
+    assert set(pasted.values()) == {None}
+
+
+def test_a_damaged_value_in_infotext_is_read_as_the_default():
+    text = {"DeepCache enabled": "True", "DeepCache interval": "many"}
+    assert {name: read(text) for name, read in infotext.fields(list(CONTROLS))}["interval"] == 3

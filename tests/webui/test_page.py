@@ -1,0 +1,191 @@
+"""The panel in real gradio and a real browser."""
+
+import json
+import time
+
+import gradio as gr
+import pytest
+from modules import sd_models, shared
+
+from deepcache_ext.webui.options import CONTROLS, written
+from deepcache_ext.webui.presets import PRESETS
+from tests.browser import page as open_page
+from tests.webui.page import build
+from tests.webui.support import load_checkpoint, load_script
+
+DEFAULTS = [written(control.default) for control in CONTROLS.values()]
+
+
+@pytest.fixture(scope="module")
+def site():
+    load_checkpoint()
+    page, scripts = build(load_script())
+    _, address, _ = page.launch(prevent_thread_lock=True, quiet=True, show_api=False)
+    yield address, scripts
+    page.close()
+    sd_models.model_data.sd_model = None
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with open_page() as page:
+        yield page
+
+
+@pytest.fixture
+def page(site, browser):
+    browser.goto(site[0])
+    browser.wait_for_selector("#script_txt2img_deepcache_enabled-checkbox input")
+    return browser
+
+
+def ident(name, tab="txt2img"):
+    return f"#script_{tab}_deepcache_{name}"
+
+
+def enable(page, tab="txt2img"):
+    page.check(ident("enabled-checkbox", tab) + " input")
+    page.wait_for_selector(ident("plan", tab) + " svg")
+
+
+def plan(page):
+    page.wait_for_timeout(500)
+    return page.inner_text(ident("plan"))
+
+
+def bars(page, kind):
+    return page.locator(f"{ident('plan')} rect.{kind}").count()
+
+
+def sent(page, tab="txt2img"):
+    page.click(f"#{tab}_generate")
+    page.wait_for_function(f"document.querySelector('#generation_info_{tab} textarea').value != ''")
+    return json.loads(page.input_value(f"#generation_info_{tab} textarea"))
+
+
+def test_off_and_closed_at_first(page):
+    assert not page.is_checked(ident("enabled-checkbox") + " input")
+    assert not page.is_visible(ident("interval"))
+    assert sent(page) == DEFAULTS
+
+
+def test_the_plan_shows_every_evaluation_and_the_speed_up(page):
+    enable(page)
+    assert (bars(page, "full"), bars(page, "reused")) == (7, 13)
+    assert "7 of 20 evaluations in full, the U-Net about 2.5x as fast" in plan(page)
+
+
+def test_choosing_a_preset_sets_the_controls_and_a_control_makes_it_custom(page):
+    enable(page)
+    page.click(ident("preset") + " label:has-text('Fast')")
+    page.wait_for_function(f"document.querySelector('{ident('interval')} input[type=number]').value == '5'")
+    assert "4 of 20 evaluations in full" in plan(page)
+    slider = page.locator(ident("interval") + " input[type=range]")
+    box = slider.bounding_box()
+    page.mouse.move(box["x"] + 4 / 49 * box["width"], box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 9.2 / 49 * box["width"], box["y"] + box["height"] / 2, steps=5)
+    page.mouse.up()
+    page.wait_for_function(f"document.querySelector('{ident('preset')} input:checked').value == 'Custom'")
+    assert "2 of 20 evaluations in full" in plan(page)
+    arguments = dict(zip(CONTROLS, sent(page), strict=True))
+    changed = {"enabled": True, "preset": "Custom", "interval": 10}
+    assert arguments == dict(zip(CONTROLS, DEFAULTS, strict=True)) | changed
+
+
+def test_only_what_the_schedule_needs_is_visible(page):
+    enable(page)
+    wanted = {
+        "uniform": {"interval"},
+        "non-uniform": {"interval", "center", "power"},
+        "list": {"steps"},
+    }
+    for schedule, visible in wanted.items():
+        page.click(f"{ident('schedule')} label:has(input[value='{schedule}'])")
+        page.wait_for_timeout(700)
+        shown = {name for name in ("interval", "center", "power", "steps") if page.is_visible(ident(name))}
+        assert shown == visible
+
+
+def test_an_own_list_is_drawn_and_a_bad_one_explained(page):
+    enable(page)
+    page.click(f"{ident('schedule')} label:has(input[value='list'])")
+    page.fill(ident("steps") + " textarea", "0, 5, 9-12")
+    assert "6 of 20 evaluations in full" in plan(page)
+    page.fill(ident("steps") + " textarea", "0, x")
+    assert "DeepCache will not be used: steps must be a list of evaluations from 0 to 9999" in plan(page)
+
+
+def test_the_plan_follows_the_hosts_sampler_steps_and_hires(page):
+    enable(page)
+    page.fill("#txt2img_steps input[type=number]", "8")
+    page.keyboard.press("Tab")
+    assert "3 of 8 evaluations" in plan(page)
+    assert "little to gain" in plan(page)
+    page.fill("#txt2img_steps input[type=number]", "30")
+    page.keyboard.press("Tab")
+    page.click("#txt2img_sampling input")
+    page.click("#txt2img_sampling li:has-text('Heun')")
+    assert "20 of 59 evaluations" in plan(page)
+    page.check("#txt2img_hr-checkbox input")
+    page.wait_for_timeout(300)
+    page.fill("#txt2img_hires_steps input[type=number]", "12")
+    page.keyboard.press("Tab")
+    assert "hires: 8 of 23 evaluations" in plan(page)
+
+
+def test_the_hires_controls_appear_when_they_are_its_own(page):
+    enable(page)
+    assert not page.is_visible(ident("hires_interval"))
+    page.click(f"{ident('hires')} label:has(input[value='own'])")
+    page.wait_for_selector(ident("hires_interval"))
+    assert page.is_visible(ident("hires_depth"))
+
+
+def test_after_a_generation_the_panel_tells_what_happened(page):
+    enable(page)
+    sent(page)
+    page.wait_for_selector(ident("report") + " table")
+    text = page.inner_text(ident("report"))
+    assert "txt2img, Euler" in text
+    assert page.locator(ident("report") + " td").all_inner_texts()[1:3] == ["2", "4"]
+
+
+def test_img2img_counts_the_steps_its_denoising_leaves(page):
+    page.click("button:has-text('img2img')")
+    enable(page, "img2img")
+    page.wait_for_timeout(500)
+    assert "6 of 16 evaluations" in page.inner_text(ident("plan", "img2img"))
+    assert not page.is_visible(ident("hires", "img2img"))
+    assert sent(page, "img2img")[0] is True
+
+
+def test_sdxl_narrows_the_depth(page):
+    load_checkpoint(is_sdxl=True)
+    try:
+        enable(page)
+        page.wait_for_function(f"document.querySelector('{ident('depth')} input[type=range]').max == '8'")
+        assert page.input_value(ident("depth") + " input[type=number]") == str(PRESETS["Balanced"]["SDXL"]["depth"])
+    finally:
+        load_checkpoint()
+
+
+def test_building_the_panel_takes_less_than_fifty_milliseconds(site):
+    script = site[1]["txt2img"]
+    seconds = []
+    for _ in range(5):
+        with gr.Blocks():
+            start = time.perf_counter()
+            script.ui(is_img2img=False)
+            seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 0.05
+
+
+def test_a_job_that_is_off_costs_less_than_a_millisecond():
+    controller = load_script().controller
+    shared.state.begin()
+    start = time.perf_counter()
+    for _ in range(100):
+        controller.begin_job(object(), DEFAULTS)
+        controller.end_job(object())
+    assert (time.perf_counter() - start) / 100 < 0.001

@@ -1,0 +1,276 @@
+"""The host's jobs and passes, on the stand-in."""
+
+import gc
+
+import pytest
+import torch
+from modules import patches, script_callbacks, sd_models, sd_samplers_common, sd_unet, shared
+from torch import nn
+
+from deepcache_ext.webui import host
+from deepcache_ext.webui.passes import NOT_USED, OVERRIDES
+from tests.unit.unets import TaggedUNet, state_of
+from tests.webui.support import Processing, job, load_checkpoint, load_script, sample
+
+ON = {"enabled": True, "interval": 3, "depth": 1}
+
+
+@pytest.fixture
+def controller():
+    load_checkpoint()
+    script = load_script()
+    yield script.controller
+    for callback in script_callbacks.callbacks["script_unloaded"]:
+        callback()
+    sd_models.model_data.sd_model = None
+
+
+def full_and_reused(controller):
+    return [(done.name, done.statistics.full, done.statistics.reused) for done in controller.last_report.passes]
+
+
+def origins(answers):
+    """Return from which evaluation each answer's deep feature came."""
+    return [int(answer[0, 0, 0, 0]) for answer in answers]
+
+
+def test_a_job_is_cached_and_reported(controller, capsys):
+    p = Processing()
+    answers = job(controller, p, ON)
+    assert origins(answers) == [0, 0, 0, 3, 3, 3]
+    assert full_and_reused(controller) == [("txt2img", 2, 4)]
+    assert p.extra_generation_params == {"DeepCache enabled": True}
+    assert p.comments == {}
+    assert "DeepCache txt2img: 2 full and 4 reused evaluations, U-Net 0.0 s, " in capsys.readouterr().out
+
+
+def test_off_does_nothing(controller, capsys):
+    before = state_of(sd_models.model_data.sd_model.model.diffusion_model)
+    p = Processing()
+    assert origins(job(controller, p, False)) == [0, 1, 2, 3, 4, 5]
+    assert origins(job(controller, p, {"interval": 3})) == [0, 1, 2, 3, 4, 5]
+    assert (p.extra_generation_params, p.comments, controller.last_report) == ({}, {}, None)
+    assert capsys.readouterr().out == ""
+    assert state_of(sd_models.model_data.sd_model.model.diffusion_model) == before
+
+
+def test_the_unet_is_as_before_after_a_pass(controller):
+    unet = sd_models.model_data.sd_model.model.diffusion_model
+    before = state_of(unet)
+    job(controller, Processing(), ON)
+    assert state_of(unet) == before
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_pass_ends_with_the_exception_that_ends_the_sampling(controller, error):
+    unet = sd_models.model_data.sd_model.model.diffusion_model
+    before = state_of(unet)
+
+    def fail(step):
+        if step == 4:
+            raise error
+
+    with pytest.raises(error):
+        job(controller, Processing(), ON, during=fail)
+    assert state_of(unet) == before
+    gc.collect()
+    assert origins(job(controller, Processing(), ON)) == [0, 0, 0, 3, 3, 3]
+    assert full_and_reused(controller) == [("txt2img", 2, 4)]
+
+
+def test_an_interrupted_pass_is_reported(controller):
+    def interrupt(step):
+        if step == 4:
+            raise sd_samplers_common.InterruptedException
+
+    job(controller, Processing(), ON, during=interrupt)
+    assert full_and_reused(controller) == [("txt2img", 2, 2)]
+
+
+@pytest.mark.parametrize(
+    ("hires", "expected"),
+    [
+        ({}, [0, 0, 0, 3, 3, 3]),
+        ({"hires_interval": 2}, [0, 0, 2, 2, 4, 4]),
+        ({"hires": "off"}, [0, 1, 2, 3, 4, 5]),
+    ],
+)
+def test_the_hires_pass_starts_anew_with_its_own_settings(controller, hires, expected):
+    p = Processing()
+    shared.state.begin()
+    controller.begin_job(p, [ON | hires])
+    assert origins(sample(p)) == [0, 0, 0, 3, 3, 3]
+    p.is_hr_pass = True
+    assert origins(sample(p)) == expected
+    controller.end_job(p)
+    assert [done.name for done in controller.last_report.passes] == ["txt2img", "hires"]
+    assert controller.last_report.passes[1].reason == (
+        "switched off for this pass" if hires == {"hires": "off"} else ""
+    )
+
+
+@pytest.mark.parametrize("filtered", [True, False])
+@pytest.mark.parametrize("inner_wanted", [True, False])
+def test_inner_jobs_are_cached_if_wanted_whether_or_not_they_run_our_script(controller, inner_wanted, filtered):
+    p, inner = Processing(), Processing(img2img=True)
+    shared.state.begin()
+    controller.begin_job(p, [ON | {"inner": inner_wanted}])
+    sample(p)
+    if not filtered:
+        controller.begin_job(inner, [ON | {"inner": inner_wanted}])
+    answers = sample(inner)
+    if not filtered:
+        controller.end_job(inner)
+    assert origins(answers) == ([0, 0, 0, 3, 3, 3] if inner_wanted else [0, 1, 2, 3, 4, 5])
+    assert origins(sample(p)) == [0, 0, 0, 3, 3, 3]
+    controller.end_job(p)
+    assert [done.name for done in controller.last_report.passes] == ["txt2img", "inner img2img", "txt2img"]
+
+
+def test_an_inner_job_without_deepcache_in_a_job_with_it_is_left_alone(controller):
+    p, inner = Processing(), Processing(img2img=True)
+    shared.state.begin()
+    controller.begin_job(p, [ON])
+    controller.begin_job(inner, [False])
+    assert origins(sample(inner)) == [0, 1, 2, 3, 4, 5]
+    controller.end_job(inner)
+    controller.end_job(p)
+
+
+def test_a_job_that_never_ended_is_not_taken_for_the_outer_one(controller):
+    lost = Processing()
+    shared.state.begin()
+    controller.begin_job(lost, [ON])
+    answers = job(controller, Processing(), {"enabled": True, "inner": False})
+    assert origins(answers) == [0, 0, 0, 3, 3, 3]
+    assert full_and_reused(controller) == [("txt2img", 2, 4)]
+
+
+def test_values_of_an_xyz_plot_count(controller):
+    p = Processing()
+    setattr(p, OVERRIDES, {"interval": 2})
+    assert origins(job(controller, p, ON)) == [0, 0, 2, 2, 4, 4]
+    assert p.extra_generation_params["DeepCache interval"] == 2
+    setattr(p, OVERRIDES, {"enabled": "True", "interval": 6})
+    assert origins(job(controller, p, False)) == [0, 0, 0, 0, 0, 0]
+
+
+def test_another_checkpoint_in_mid_run_starts_from_its_own_features(controller):
+    first = sd_models.model_data.sd_model.model.diffusion_model
+    second = TaggedUNet()
+    before = state_of(first), state_of(second)
+    p = Processing()
+    answers = job(
+        controller, p, {"enabled": True, "interval": 6}, during=lambda step: step == 2 and load_checkpoint("b", second)
+    )
+    assert origins(answers) == [0, 0, 2, 2, 2, 2]
+    assert (state_of(first), state_of(second)) == before
+    assert full_and_reused(controller) == [("txt2img", 2, 4)]
+
+
+def test_new_weights_in_the_same_unet_empty_the_store(controller):
+    unet = sd_models.model_data.sd_model.model.diffusion_model
+    answers = job(
+        controller,
+        Processing(),
+        {"enabled": True, "interval": 6},
+        during=lambda step: step == 2 and load_checkpoint("b", unet),
+    )
+    assert origins(answers) == [0, 0, 2, 2, 2, 2]
+
+
+def test_another_checkpoint_without_a_unet_in_mid_run_ends_the_caching(controller):
+    class Transformer(nn.Module):
+        def forward(self, x):
+            return x
+
+    p = Processing()
+    job(controller, p, ON, during=lambda step: step == 2 and load_checkpoint("sd3", Transformer()))
+    (comment,) = p.comments
+    assert comment.startswith("DeepCache not used: from the change of the checkpoint on, Transformer has no U-Net")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"interval": 0}, "interval must be a whole number from 1 to 50; got 0"),
+        ({"depth": 9}, "depth must be a whole number from 1 to 2 for this U-Net; got 9"),
+        ({"colour": 1}, "colour is no setting of DeepCache"),
+    ],
+)
+def test_with_a_bad_setting_the_picture_is_made_and_the_reason_told(controller, arguments, sentence):
+    p = Processing()
+    assert origins(job(controller, p, ON | arguments)) == [0, 1, 2, 3, 4, 5]
+    (comment,) = p.comments
+    assert comment.startswith(f"{NOT_USED}: {sentence}")
+    assert p.extra_generation_params[NOT_USED].startswith(sentence)
+    report = controller.last_report
+    assert sentence in (report.passes[0].reason if report.passes else report.reason)
+
+
+def test_a_model_without_a_unet_is_left_alone_with_a_reason(controller):
+    load_checkpoint(unet=nn.Identity())
+    p = Processing()
+    job(controller, p, ON)
+    (comment,) = p.comments
+    assert comment == (
+        "DeepCache not used: Identity has no U-Net with input_blocks, middle_block and as many output_blocks; "
+        "use a checkpoint of the SD1, SD2 or SDXL family."
+    )
+
+
+def test_a_unet_replaced_by_an_engine_is_left_alone_with_a_reason(controller, monkeypatch):
+    monkeypatch.setattr(sd_unet, "current_unet", nn.Identity())
+    p = Processing()
+    assert origins(job(controller, p, ON)) == [0, 1, 2, 3, 4, 5]
+    (comment,) = p.comments
+    assert 'the U-Net is replaced by the engine "Identity"' in comment
+
+
+def test_the_hosts_sampler_is_wrapped_once_and_given_back():
+    original = sd_samplers_common.Sampler.launch_sampling
+    load_checkpoint()
+    for _ in range(3):
+        script = load_script()
+    (unload,) = script_callbacks.callbacks["script_unloaded"]
+    assert len(patches.originals) == 1
+    unload()
+    assert sd_samplers_common.Sampler.launch_sampling is original
+    host.unwrap_sampling()
+    assert script.controller is not None
+
+
+def test_the_family_decides_the_presets_depth(controller):
+    load_checkpoint(is_sdxl=True)
+    p = Processing()
+    job(controller, p, True, "Fast")
+    assert p.extra_generation_params == {
+        "DeepCache enabled": True,
+        "DeepCache interval": 5,
+        "DeepCache depth": 3,
+        NOT_USED: ("depth must be a whole number from 1 to 2 for this U-Net; got 3"),
+    }
+
+
+def test_rows_of_another_layout_are_not_mixed(controller):
+    """An AND prompt that begins in mid-run adds a cond before the unconds."""
+    unet = sd_models.model_data.sd_model.model.diffusion_model
+    p = Processing()
+    shared.state.begin()
+    controller.begin_job(p, [{"enabled": True, "interval": 6}])
+
+    sampler = sd_samplers_common.Sampler("Euler")
+    sampler.config = host.sd_samplers.all_samplers_map["Euler"]
+    sampler.p = p
+    sampler.model_wrap_cfg = object.__new__(type("Denoiser", (), {}))
+
+    def run():
+        answers = []
+        for step, conds in enumerate((1, 1, 2, 2)):
+            x = torch.full((conds + 1, 2, 8, 8), float(step))
+            controller.start_evaluation(sampler.model_wrap_cfg, (len(x), conds))
+            answers.append(unet(x))
+        return answers
+
+    assert origins(sampler.launch_sampling(4, run)) == [0, 0, 2, 2]
+    controller.end_job(p)

@@ -1,0 +1,44 @@
+"""The picture of the plan and the speed-up to expect."""
+
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+
+from bench import macs
+from deepcache_ext import Schedule, Settings
+from deepcache_ext.webui import plan
+
+
+def test_the_costs_are_those_of_the_bench():
+    written = json.loads(Path(plan.__file__).with_name("costs.json").read_text(encoding="utf-8"))
+    assert written == macs.panel_costs()
+
+
+def test_the_speed_up_is_that_of_the_evaluations_costs():
+    full, *reuses = [with_attention for _, with_attention in macs.costs("SD1.5")]
+    actions = Schedule(Settings(interval=5), 20).actions()
+    assert plan.speed_up(actions, 2, "SD1") == pytest.approx(20 * full / (4 * full + 16 * reuses[1]))
+    assert plan.speed_up((), 1, "SD1") == 1
+
+
+def test_every_evaluation_has_a_bar_and_those_of_a_step_touch():
+    html = plan.picture("txt2img", Settings(interval=3), 10, 19, "SD1")
+    assert html.count('<rect class="full"') == 7
+    assert html.count('<rect class="reused"') == 12
+    lefts = [float(part.split('"')[0]) for part in html.split(' x="')[1:]]
+    gaps = [b - a for a, b in itertools.pairwise(lefts)]
+    assert gaps[0] < gaps[1]
+    assert max(lefts) < 600
+
+
+def test_a_pass_without_caching_is_all_full():
+    html = plan.picture("hires", None, 5, 5, "SDXL")
+    assert html.count('<rect class="full"') == 5
+    assert "5 of 5 evaluations in full, the U-Net about 1.0x as fast" in html
+    assert "little to gain" not in html
+
+
+def test_an_unknown_number_of_evaluations_is_said():
+    assert "decides itself" in plan.picture("txt2img", Settings(), 20, None, "SD1")
