@@ -9,9 +9,14 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import torch
+from DeepCache import DeepCacheSDHelper
+from diffusers import UNet2DConditionModel
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.networks import NETWORKS
@@ -24,6 +29,10 @@ PAPER_LDM_EVALUATIONS = 250
 PAPER_SD_EVALUATIONS = 51
 """PLMS with 50 steps evaluates twice in its first step."""
 PAPER_SD = 130.45
+
+CONTEXT = 768
+"""Width of SD1.5's text embedding."""
+HELPER_DEPTHS = 3
 
 FAMILIES = {"SD1": "SD1.5", "SD2": "SD2.1", "SDXL": "SDXL"}
 """The network that stands for each family of checkpoints."""
@@ -42,9 +51,9 @@ def costs(name: str) -> list[Cost]:
     for depth in range(1, max_depth(unet) + 1):
         with SamplingPass(unet, Settings(interval=2, depth=depth)) as run:
             run.start_evaluation()
-            refresh = _count(unet, inputs)
+            refresh = _count(functools.partial(unet, **inputs))
             run.start_evaluation()
-            result.append(_count(unet, inputs))
+            result.append(_count(functools.partial(unet, **inputs)))
             if run.statistics.reused != 1:
                 raise RuntimeError(f"{name} did not reuse at depth {depth}: {run.statistics}")
         if depth == 1:
@@ -64,15 +73,38 @@ def panel_costs() -> dict[str, dict[str, Any]]:
     return {family: {"full": full, "reuse": reuses} for family, (full, *reuses) in by_family.items()}
 
 
+def helper_reuses(depths: int) -> list[float]:
+    """Return what DeepCacheSDHelper's reuses cost on diffusers' U-Net of SD1.5's configuration, at depth 1, 2, ..."""
+    with torch.device("meta"):
+        unet: Any = UNet2DConditionModel(cross_attention_dim=CONTEXT).eval()
+        x, context = torch.zeros(1, 4, 64, 64), torch.zeros(1, 77, CONTEXT)
+    unet.requires_grad_(requires_grad=False)
+    result = []
+    for depth in range(1, depths + 1):
+        scheduler = SimpleNamespace(timesteps=[0, 1])
+        helper = DeepCacheSDHelper(pipe=SimpleNamespace(unet=unet, scheduler=scheduler))
+        helper.set_params(cache_interval=2, cache_branch_id=depth - 1)
+        helper.enable()
+        refresh, reuse = (
+            _count(functools.partial(unet, x, torch.tensor(timestep), encoder_hidden_states=context))
+            for timestep in scheduler.timesteps
+        )
+        helper.disable()
+        if reuse >= refresh:
+            raise RuntimeError(f"DeepCacheSDHelper did not reuse at depth {depth}")
+        result.append(reuse[1])
+    return result
+
+
 def average(cost: list[Cost], evaluations: int, interval: int, depth: int) -> float:
     """Return the mean cost of an evaluation of a uniform run, attention products left out."""
     full = -(-evaluations // interval)
     return (full * cost[0][0] + (evaluations - full) * cost[depth][0]) / evaluations
 
 
-def _count(unet: Any, inputs: Any) -> Cost:
+def _count(call: Callable[[], Any]) -> Cost:
     with FlopCounterMode(display=False) as counter:
-        unet(**inputs)
+        call()
     by_operation = counter.get_flop_counts()["Global"]
     total = sum(by_operation.values()) / 2
     attention = sum(flops for operation, flops in by_operation.items() if _is_attention(operation)) / 2
@@ -117,6 +149,14 @@ def main() -> None:
     print(f"\nSD1.5, mean of {PAPER_SD_EVALUATIONS} PLMS evaluations, N = 5, depth 2\n")
     difference = f"{100 * (ours / PAPER_SD - 1):+.2f} %"
     print(table(["ours", "paper", "difference"], [[f"{ours:.2f}", f"{PAPER_SD}", difference]]))
+
+    print("\nSD1.5, a reuse, with attention products\n")
+    helper = helper_reuses(HELPER_DEPTHS)
+    rows = [
+        [str(depth), f"{costs('SD1.5')[depth][1] / 1e9:.4f}", f"{cost / 1e9:.4f}"]
+        for depth, cost in enumerate(helper, start=1)
+    ]
+    print(table(["depth", "ours", "DeepCacheSDHelper"], rows))
     _draw(names, options.out)
 
 

@@ -106,51 +106,49 @@ class Settings:
         3,
         WholeNumber(1, 50),
         "Interval",
-        "Uniform and non-uniform: run the whole U-Net once in this many evaluations. Higher is faster and further from "
-        "the uncached picture; 1 turns caching off.",
+        "One evaluation in this many runs in full. Higher is faster and further from the uncached picture; 1 is off.",
     )
     depth: int = setting(
         1,
         WholeNumber(1, 11),
         "Depth",
-        "How many of the outermost block pairs still run in between. Higher is slower; it keeps pictures of "
-        "ancestral and SDE samplers closer, others little. SDXL goes up to 8.",
+        "Outer block pairs that always run. Higher is slower, and closer mostly with ancestral and SDE samplers.",
     )
     schedule: str = setting(
         "uniform",
         Choice(("uniform", "non-uniform", "list")),
         "Schedule",
-        "Where the full evaluations fall: evenly, denser around a centre, or where your own list says.",
+        "Where the full evaluations fall: evenly, denser around a centre (as fast), or where your own list says.",
     )
     center: int = setting(
         15,
         WholeNumber(-1000, 1000),
         "Centre",
-        "Non-uniform only: the evaluation around which full ones are densest.",
+        "The evaluation around which full ones are densest; that part of the picture's making stays closest.",
     )
     power: float = setting(
         1.4,
         Number(1.0, 5.0),
         "Power",
-        "Non-uniform only: how much denser; 1 is even.",
+        "How much denser full evaluations are there; 1 is even. The speed stays the same.",
     )
     steps: tuple[int, ...] = setting(
         (),
         Steps(),
         "Full steps",
-        'List only: the evaluations that run in full, counted from 0, such as "0, 5, 9-12".',
+        'Evaluations that run in full, counted from 0, such as "0, 5, 9-12". More are slower and closer.',
     )
     start: float = setting(
         0.0,
         Number(0.0, 1.0),
         "Start",
-        "Fraction of the run before which every evaluation is full. Higher is slower and keeps the composition closer.",
+        "Every evaluation before this fraction of the run is full. Higher is slower and keeps the composition closer.",
     )
     end: float = setting(
         1.0,
         Number(0.0, 1.0),
         "End",
-        "Fraction of the run after which every evaluation is full. Lower is slower and keeps fine detail closer.",
+        "Every evaluation after this fraction of the run is full. Lower is slower and keeps fine detail closer.",
     )
 
     def __post_init__(self) -> None:

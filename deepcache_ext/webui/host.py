@@ -14,8 +14,8 @@ _PATCH = ("deepcache", sd_samplers_common.Sampler, "launch_sampling")
 
 _UNKNOWN = {"DPM adaptive"}
 """Samplers that decide themselves how often they evaluate."""
-_FIRST_ORDER_AT_THE_END = {"DPM++ SDE", "DPM++ 2S a", "Heun", "DPM2", "DPM2 a"}
-"""Second-order samplers whose last step, to sigma 0, is a single evaluation."""
+_TIMESTEPS = {"DDIM": -1, "DDIM CFG++": -1, "PLMS": 0, "UniPC": 0}
+"""Samplers that walk a list of timesteps, and by how much their evaluations differ from its length."""
 
 
 class Loaded:
@@ -55,15 +55,20 @@ def job_id() -> Any:
     return shared.state.time_start
 
 
-def evaluations(sampler: str, steps: int) -> int | None:
-    """Return how often the named sampler evaluates the denoiser in so many steps; None if nobody knows."""
+def evaluations(sampler: str, steps: int, *, img2img: bool) -> int | None:
+    """Return how often the named sampler evaluates the denoiser in so many steps; None if nobody knows.
+
+    `steps` are those that the sampler is launched with, `img2img` says whether from a picture, as hires fix does too.
+    """
     config = sd_samplers.all_samplers_map.get(sampler)
     if config is None or sampler in _UNKNOWN:
         return None
+    if sampler in _TIMESTEPS:
+        timesteps = steps - 1 if img2img else len(range(0, 1000, max(1, 1000 // steps)))
+        return max(1, timesteps + _TIMESTEPS[sampler])
     total = int(config.total_steps(steps))
-    if sampler == "PLMS":
-        return total + 1
-    return total - (sampler in _FIRST_ORDER_AT_THE_END)
+    ends_in_first_order = total > steps  # the last step of a second-order sampler goes to sigma 0
+    return total - ends_in_first_order
 
 
 def img2img_steps(steps: int, denoising: float) -> int:

@@ -52,14 +52,15 @@ class Control:
 
 def _controls() -> Iterator[Control]:
     of_settings = {f.name: Control(f.name, f.default, **f.metadata) for f in dataclasses.fields(Settings)}
-    yield Control("enabled", False, Flag(), "Enable DeepCache", "Cache in this tab.")
+    yield Control(
+        "enabled", False, Flag(), "Enable DeepCache", "Make pictures of this tab faster and a little different."
+    )
     yield Control(
         "preset",
         BALANCED,
         Choice(NAMES),
         "Preset",
-        "Interval and depth that fit the loaded checkpoint. Quality is the closest picture, Fast the shortest wait; "
-        "changing interval, depth or schedule makes it Custom.",
+        "Interval and depth for the loaded checkpoint: Quality is the closest picture, Fast the shortest wait.",
     )
     yield from of_settings.values()
     yield Control(
@@ -67,19 +68,22 @@ def _controls() -> Iterator[Control]:
         "same",
         Choice(("same", "own", "off")),
         "Hires pass",
-        "The second pass of hires fix: the same settings, an interval and depth of its own, or no caching.",
+        "The second pass: the same settings, an interval and depth of its own, or off, which is slowest and closest.",
     )
     for name in ("interval", "depth"):
         control = of_settings[name]
         yield dataclasses.replace(
-            control, name=f"hires_{name}", label=f"Hires {name}", help=f"{control.label} of the hires pass."
+            control,
+            name=f"hires_{name}",
+            label=f"Hires {name}",
+            help=f"{control.label} of the hires pass; the same effect there.",
         )
     yield Control(
         "inner",
         True,
         Flag(),
         "Inner passes",
-        "Cache the pictures that other extensions make within a job too, such as ADetailer's faces.",
+        "Also for pictures that other extensions make in a job, as ADetailer's faces; off is slower and closer.",
     )
 
 

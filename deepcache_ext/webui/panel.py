@@ -69,17 +69,10 @@ class Panel:
         with InputAccordion(enabled.default, label=enabled.label, elem_id=self._elem_id("enabled")) as accordion:
             made["enabled"] = accordion
             self._plan_html = gr.HTML(elem_id=self._elem_id("plan"))
-            for row in (("preset",), ("interval", "depth"), ("schedule",), ("center", "power", "steps")):
-                with gr.Row():
-                    made |= {name: self._component(name) for name in row}
-            with gr.Row():
-                made |= {name: self._component(name) for name in ("start", "end")}
-            for name in ("hires", "hires_interval", "hires_depth", "inner"):
-                made[name] = self._component(name)
+            made |= {name: self._component(name) for name in CONTROLS if name != "enabled"}
             self._report_html = gr.HTML(elem_id=self._elem_id("report"))
-        components = {name: made[name] for name in CONTROLS}
-        self._connect(components)
-        return components
+        self._connect(made)
+        return made
 
     def _connect(self, components: Mapping[str, Any]) -> None:
         quick: dict[str, Any] = {"show_progress": False, "queue": False}
@@ -111,13 +104,14 @@ class Panel:
                 raise ValueError(f"depth goes up to {plan.depths(family)} for the loaded {family} checkpoint")
             if self._img2img:
                 steps = host.img2img_steps(steps, float(tab["denoising"]))
+            evaluations = host.evaluations(sampler, steps, img2img=self._img2img)
             name = "img2img" if self._img2img else "txt2img"
-            pictures = [plan.picture(name, options.base, steps, host.evaluations(sampler, steps), family)]
+            pictures = [plan.picture(name, options.base, steps, evaluations, family)]
             if tab.get("hires"):
                 second = str(tab["hires_sampler"])
                 sampler = sampler if second == _SAME_SAMPLER else second
                 steps = int(tab["hires_steps"]) or steps
-                evaluations = host.evaluations(sampler, steps)
+                evaluations = host.evaluations(sampler, steps, img2img=True)
                 pictures.append(plan.picture("hires", options.hires, steps, evaluations, family))
         except ValueError as error:
             return f"<p>DeepCache will not be used: {html.escape(str(error))}.</p>"

@@ -27,6 +27,8 @@ class PassReport:
     name: str
     """"txt2img", "img2img" or "hires", with "inner " before it if another extension made it."""
     sampler: str
+    planned: int | None = None
+    """Evaluations that the sampler was expected to make; None if nobody knows."""
     statistics: Statistics = field(default_factory=Statistics)
     unet_seconds: float = 0.0
     speed_up: float = 1.0
@@ -155,8 +157,8 @@ class Controller:
             report.reason = "switched off for this pass"
             return None
         try:
-            total = host.evaluations(sampler.config.name, steps)
-            return _RunningPass(sampler, settings, total, report)
+            report.planned = host.evaluations(sampler.config.name, steps, img2img=kind != "txt2img")
+            return _RunningPass(sampler, settings, report)
         except ValueError as error:
             report.reason = str(error)
             _explain(sampler.p, str(error))
@@ -174,12 +176,12 @@ class Controller:
 class _RunningPass:
     """One pass on the host's U-Net, which may be exchanged in mid-run."""
 
-    def __init__(self, sampler: Any, settings: Settings, total: int | None, report: PassReport) -> None:
+    def __init__(self, sampler: Any, settings: Settings, report: PassReport) -> None:
         self.denoiser = sampler.model_wrap_cfg
         self._p = sampler.p
         self._report = report
         self._loaded = host.loaded()
-        self._run = SamplingPass(self._loaded.unet, settings, total).install()
+        self._run = SamplingPass(self._loaded.unet, settings, report.planned).install()
         self._timers: list[CallTimer] = []
         self._time_calls()
 

@@ -46,6 +46,11 @@ class Maker:
         assert reply["info"]["sd_model_name"] == model
         return reply
 
+    def repeat(self, infotext):
+        """Return the reply for what the infotext says; the host leaves its checkpoint out, so it is named."""
+        model = {"sd_model_checkpoint": self.model("SD1")}
+        return self.server.post("/sdapi/v1/txt2img", {"infotext": infotext, "override_settings": model})
+
     def last_run(self):
         return self.server.get("/deepcache/v1/last-run")
 

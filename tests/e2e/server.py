@@ -96,7 +96,7 @@ def serving(webui, python, folder, *flags, extensions=EXTENSIONS):
         with log.open("w") as output:
             process = subprocess.Popen(command, cwd=webui, stdout=output, stderr=output, env=os.environ | VARIABLES)
         server = Server(port, log)
-        _wait(server, process)
+        _wait(server, process, *(("/e2e/want", "POST") if extensions else ("/sdapi/v1/sd-models", "GET")))
         yield server
     finally:
         if process is not None:
@@ -114,13 +114,13 @@ def _copy_file(source, target):
     shutil.copy(source, target)
 
 
-def _wait(server, process):
+def _wait(server, process, path, method):
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:
             break
         try:
-            if server.request("/sdapi/v1/sd-models")[0] == 200:
+            if server.request(path, method=method)[0] == 200:
                 return
         except OSError:
             pass

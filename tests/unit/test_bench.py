@@ -99,3 +99,7 @@ def test_quality_compares_with_the_same_seeds_uncached_picture(name):
         assert 5 < result.psnr_worst <= result.psnr < 60
         assert 0 < result.error <= result.error_worst < 1
         assert 0.5 < result.compute < 0.7
+
+
+def test_a_reuse_costs_what_the_reference_implementations_costs():
+    assert macs.helper_reuses(2) == [cost for _, cost in macs.costs("SD1.5")[1:3]]

@@ -35,14 +35,14 @@ def a_sampler_runs_through_launch_sampling():
     sampler.config = sd_samplers.all_samplers_map["Heun"]
     sampler.model_wrap_cfg = SimpleNamespace()
     sampler.last_latent = "latent"
-    parameters = list(inspect.signature(sd_samplers_common.Sampler.launch_sampling).parameters)
+    parameters = list(inspect.signature(sampler.launch_sampling).parameters)
 
     def interrupted():
         raise sd_samplers_common.InterruptedException
 
     results = sampler.launch_sampling(4, lambda: "sampled"), sampler.launch_sampling(4, interrupted)
     return (parameters, results, sampler.model_wrap_cfg.total_steps) == (
-        ["self", "steps", "func"],
+        ["steps", "func"],
         ("sampled", "latent"),
         8,
     )

@@ -11,7 +11,7 @@ from deepcache_ext.webui.options import CONTROLS, written
 from deepcache_ext.webui.presets import PRESETS
 from tests.browser import page as open_page
 from tests.webui.page import build
-from tests.webui.support import load_checkpoint, load_script
+from tests.webui.support import Processing, load_checkpoint, load_script
 
 DEFAULTS = [written(control.default) for control in CONTROLS.values()]
 
@@ -186,6 +186,7 @@ def test_a_job_that_is_off_costs_less_than_a_millisecond():
     shared.state.begin()
     start = time.perf_counter()
     for _ in range(100):
-        controller.begin_job(object(), DEFAULTS)
-        controller.end_job(object())
+        p = Processing()
+        controller.begin_job(p, DEFAULTS)
+        controller.end_job(p)
     assert (time.perf_counter() - start) / 100 < 0.001
