@@ -106,13 +106,13 @@ class Settings:
         3,
         WholeNumber(1, 50),
         "Interval",
-        "One evaluation in this many runs in full. Higher is faster and further from the uncached picture; 1 is off.",
+        "One evaluation in this many runs in full. Higher is faster and less close.",
     )
     depth: int = setting(
         1,
         WholeNumber(1, 11),
         "Depth",
-        "Outer block pairs that always run. Higher is slower, and closer mostly with ancestral and SDE samplers.",
+        "Outer block pairs that always run. Higher is slower and mostly closer.",
     )
     schedule: str = setting(
         "uniform",
@@ -142,13 +142,13 @@ class Settings:
         0.0,
         Number(0.0, 1.0),
         "Start",
-        "Every evaluation before this fraction of the run is full. Higher is slower and keeps the composition closer.",
+        "All full before this fraction of the run. Higher: slower, closer composition.",
     )
     end: float = setting(
         1.0,
         Number(0.0, 1.0),
         "End",
-        "Every evaluation after this fraction of the run is full. Lower is slower and keeps fine detail closer.",
+        "All full after this fraction of the run. Lower: slower, closer fine detail.",
     )
 
     def __post_init__(self) -> None:

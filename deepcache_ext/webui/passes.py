@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +31,8 @@ class PassReport:
     planned: int | None = None
     """Evaluations that the sampler was expected to make; None if nobody knows."""
     statistics: Statistics = field(default_factory=Statistics)
+    sampling_seconds: float = 0.0
+    """Of the sampler's whole run."""
     unet_seconds: float = 0.0
     speed_up: float = 1.0
     """Of the U-Net calls, over the same number of full ones as this pass made them."""
@@ -87,7 +90,7 @@ class Controller:
         host.unwrap_sampling()
         self._jobs = []
         if self._running is not None:
-            self._running.end()
+            self._running.release()
         self._running = None
 
     def begin_job(self, p: Any, arguments: Sequence[Any]) -> None:
@@ -132,11 +135,12 @@ class Controller:
         if running is None:
             return original(sampler, steps, func)
         outer, self._running = self._running, running
+        start = time.perf_counter()
         try:
             return original(sampler, steps, func)
         finally:
             self._running = outer
-            running.end()
+            running.end(time.perf_counter() - start)
 
     def _begin_pass(self, sampler: Any, steps: int) -> _RunningPass | None:
         self._drop_ended()
@@ -200,16 +204,21 @@ class _RunningPass:
                 self._time_calls()
         self._run.start_evaluation(layout)
 
-    def end(self) -> None:
-        """Leave the U-Net as it was found, and report."""
-        self._run.remove()
-        self._timers[-1].remove()
+    def end(self, seconds: float) -> None:
+        """Leave the U-Net as it was found, and report; the sampler's run took `seconds`."""
+        self.release()
         report, run = self._report, self._run
         report.statistics = run.statistics
+        report.sampling_seconds = seconds
         if run.statistics.error:
             report.reason = run.statistics.error
             _explain(self._p, run.statistics.error)
         report.unet_seconds, report.speed_up = _measured([timer.seconds() for timer in self._timers])
+
+    def release(self) -> None:
+        """Leave the U-Net as it was found."""
+        self._run.remove()
+        self._timers[-1].remove()
 
     def _time_calls(self) -> None:
         statistics_ = self._run.statistics

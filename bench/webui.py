@@ -1,0 +1,66 @@
+"""How much faster does sampling get in a real WebUI, and is that what the multiply-accumulates promise?
+
+Starts the WebUI that WEBUI_DIR names (with the Python that WEBUI_PYTHON names) with a copy of the extension, and makes
+the same picture by interval, interval 1 being the uncached one, in turns. Seconds are of the sampler's whole run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from bench.report import table, written_on
+from bench.timing import Samples
+from deepcache_ext import Schedule, Settings
+from deepcache_ext.webui import plan
+from deepcache_ext.webui.presets import Family
+from tests.e2e.pictures import Maker
+from tests.e2e.server import serving
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", help="the model's name, as the WebUI lists it")
+    parser.add_argument("--family", choices=("SD1", "SD2", "SDXL"), default="SD1", help="the checkpoint's family")
+    parser.add_argument("--size", type=int, default=512, help="height and width of the picture (default 512)")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--intervals", nargs="+", type=int, default=[5])
+    parser.add_argument("--depth", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--flags", nargs="*", default=["--opt-sdp-attention"], help="more flags for the WebUI")
+    options = parser.parse_args()
+    webui, python = Path(os.environ["WEBUI_DIR"]), os.environ.get("WEBUI_PYTHON", sys.executable)
+    with tempfile.TemporaryDirectory() as folder, serving(webui, python, Path(folder), *options.flags) as server:
+        maker = Maker(server)
+        samples = Samples()
+        request = {"model": options.checkpoint, "width": options.size, "height": options.size}
+        maker.make(**request, steps=2)
+        for _ in range(options.repeats):
+            for interval in (1, *options.intervals):
+                maker.make(**request, steps=options.steps, cache={"interval": interval, "depth": options.depth})
+                (done,) = maker.last_run()["passes"]
+                samples.add(str(interval), done["sampling_seconds"])
+    print(written_on())
+    print(f"{options.checkpoint}, {options.size}x{options.size}, Euler, {options.steps} steps, depth {options.depth}\n")
+    print(_table(samples, options.intervals, options.steps, options.depth, options.family))
+
+
+def _table(samples: Samples, intervals: list[int], steps: int, depth: int, family: Family) -> str:
+    uncached = samples.median("1")
+    rows = [["1", f"{uncached:.1f} s", "", "", ""]]
+    for interval in intervals:
+        seconds = samples.median(str(interval))
+        actions = Schedule(Settings(interval=interval, depth=depth), steps).actions()
+        promised = plan.speed_up(actions, depth, family)
+        measured = uncached / seconds
+        difference = f"{100 * (measured / promised - 1):+.1f} %"
+        rows.append([str(interval), f"{seconds:.1f} s", f"{measured:.2f}x", f"{promised:.2f}x", difference])
+    return table(["N", "sampling", "speed-up", "by multiply-accumulates", "difference"], rows)
+
+
+if __name__ == "__main__":
+    main()
