@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from deepcache_ext.webui.options import CONTROLS, Control, written
-from deepcache_ext.webui.presets import CUSTOM
 
 KEYS = tuple(control.infotext_key for control in CONTROLS.values())
 _ENABLED = CONTROLS["enabled"].infotext_key
@@ -23,8 +22,6 @@ def _reader(control: Control) -> Callable[[Mapping[str, Any]], Any]:
             return parameters.get(_ENABLED) == "True"
         if _ENABLED not in parameters:
             return None
-        if control.name == "preset":
-            return CUSTOM
         try:
             return written(control.read(parameters.get(control.infotext_key, control.default)))
         except ValueError:

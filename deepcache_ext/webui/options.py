@@ -100,7 +100,7 @@ class Options:
     """Of the second pass of hires fix; None if that is not cached."""
     inner: bool
     values: Mapping[str, Any]
-    """The value in force of every control but the preset, which is "Custom"."""
+    """The value in force of every control; the preset is "Custom" where a value was given that it would have set."""
 
     def infotext(self) -> dict[str, Any]:
         """Return what differs from the defaults and matters here, by infotext key."""
@@ -109,7 +109,6 @@ class Options:
             "power": self.base.schedule == "non-uniform",
             "steps": self.base.schedule == "list",
             "interval": self.base.schedule != "list",
-            "preset": False,
             "hires_interval": self.values["hires"] == "own",
             "hires_depth": self.values["hires"] == "own",
         }
@@ -170,7 +169,8 @@ def resolved(values: Mapping[str, Any], family: Family) -> Options:
     preset = values.get("preset", CONTROLS["preset"].default)
     defaults = {name: control.default for name, control in CONTROLS.items()}
     of_preset = PRESETS[preset][family] if preset in PRESETS else {}
-    force = {**defaults, **of_preset, **values, "preset": CUSTOM}
+    force = {**defaults, **of_preset, **values}
+    force["preset"] = preset if of_preset and not of_preset.keys() & values.keys() else CUSTOM
     base = Settings(**{field.name: force[field.name] for field in dataclasses.fields(Settings)})
     hires = {"same": base, "off": None}.get(force["hires"], base)
     if force["hires"] == "own":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import gradio as gr
@@ -11,9 +11,9 @@ from modules.ui_components import InputAccordion
 
 from deepcache_ext.settings import Choice, Number, WholeNumber
 from deepcache_ext.webui import host, plan
-from deepcache_ext.webui.options import CONTROLS, Control, Flag, given, resolved, written
+from deepcache_ext.webui.options import CONTROLS, Control, Flag, Options, given, resolved, written
 from deepcache_ext.webui.passes import Controller, JobReport
-from deepcache_ext.webui.presets import CUSTOM, PRESETS
+from deepcache_ext.webui.presets import CUSTOM, PRESETS, Family, too_few
 
 HOST_COMPONENTS = {
     "txt2img_steps": "steps",
@@ -23,6 +23,7 @@ HOST_COMPONENTS = {
     "hr_sampler": "hires_sampler",
     "img2img_steps": "steps",
     "img2img_sampling": "sampler",
+    "txt2img_denoising_strength": "denoising",
     "img2img_denoising_strength": "denoising",
 }
 """The host's components that the plan follows, by element id, and what the plan calls them."""
@@ -96,30 +97,37 @@ class Panel:
     def _plan(self, values: Sequence[Any], tab: Mapping[str, Any]) -> str:
         if not values[0]:
             return ""
-        family = host.loaded().family
-        steps, sampler = int(tab["steps"]), str(tab["sampler"])
+        loaded = host.loaded()
         try:
-            options = resolved(given(values), family)
-            if max(options.base.depth, options.hires.depth if options.hires else 1) > plan.depths(family):
-                raise ValueError(f"depth goes up to {plan.depths(family)} for the loaded {family} checkpoint")
-            if self._img2img:
-                steps = host.img2img_steps(steps, float(tab["denoising"]))
-            evaluations = host.evaluations(sampler, steps, img2img=self._img2img)
-            name = "img2img" if self._img2img else "txt2img"
-            pictures = [plan.picture(name, options.base, steps, evaluations, family)]
-            if tab.get("hires"):
-                second = str(tab["hires_sampler"])
-                sampler = sampler if second == _SAME_SAMPLER else second
-                steps = int(tab["hires_steps"]) or steps
-                evaluations = host.evaluations(sampler, steps, img2img=True)
-                pictures.append(plan.picture("hires", options.hires, steps, evaluations, family))
+            options = resolved(given(values), loaded.family)
+            if max(options.base.depth, options.hires.depth if options.hires else 1) > plan.depths(loaded.family):
+                raise ValueError(f"depth goes up to {plan.depths(loaded.family)} for the loaded checkpoint")
+            return "".join(self._passes(options, tab, loaded.family))
         except ValueError as error:
             return f"<p>DeepCache will not be used: {html.escape(str(error))}.</p>"
-        return "".join(pictures)
+
+    def _passes(self, options: Options, tab: Mapping[str, Any], family: Family) -> Iterator[str]:
+        steps, sampler, denoising = int(tab["steps"]), str(tab["sampler"]), float(tab["denoising"])
+        if self._img2img:
+            steps = host.img2img_steps(steps, denoising)
+        yield _picture("img2img" if self._img2img else "txt2img", options, sampler, steps, denoising, family)
+        if tab.get("hires"):
+            second = str(tab["hires_sampler"])
+            sampler = sampler if second == _SAME_SAMPLER else second
+            yield _picture("hires", options, sampler, int(tab["hires_steps"]) or steps, denoising, family)
 
     def _report(self, enabled: bool) -> str:
         report = self._controller.last_report
         return report_html(report) if enabled and report is not None else ""
+
+
+def _picture(name: str, options: Options, sampler: str, steps: int, denoising: float, family: Family) -> str:
+    evaluations = host.evaluations(sampler, steps, img2img=name != "txt2img")
+    settings = options.hires if name == "hires" else options.base
+    note = too_few(steps, 1.0 if name == "txt2img" else denoising)
+    if note and options.values["preset"] != CUSTOM:
+        settings = None
+    return plan.picture(name, settings, steps, evaluations, family, note)
 
 
 def report_html(report: JobReport) -> str:

@@ -14,6 +14,7 @@ from deepcache_ext.settings import Settings
 from deepcache_ext.timer import CallTimer
 from deepcache_ext.webui import host
 from deepcache_ext.webui.options import Options, given, overridden, resolved
+from deepcache_ext.webui.presets import CUSTOM, too_few
 
 OVERRIDES = "deepcache_overrides"
 """The attribute of a processing object that holds values of an X/Y/Z plot, by control."""
@@ -41,6 +42,8 @@ class PassReport:
 
     def __str__(self) -> str:
         s = self.statistics
+        if not s.full + s.reused:
+            return f"{self.name}: not cached ({self.reason})"
         counts = f"{self.name}: {s.full} full and {s.reused} reused evaluations"
         took = f", U-Net {self.unet_seconds:.1f} s, {self.speed_up:.2f}x" if s.reused else ""
         return counts + took + (f" ({self.reason})" if self.reason else "")
@@ -160,6 +163,10 @@ class Controller:
         if settings is None or (inner and not (outermost.options or options).inner):
             report.reason = "switched off for this pass"
             return None
+        if options.values["preset"] != CUSTOM:
+            report.reason = too_few(steps, 1.0 if kind == "txt2img" else sampler.p.denoising_strength or 1.0)
+            if report.reason:
+                return None
         try:
             report.planned = host.evaluations(sampler.config.name, steps, img2img=kind != "txt2img")
             return _RunningPass(sampler, settings, report)

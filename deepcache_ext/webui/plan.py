@@ -12,9 +12,6 @@ from deepcache_ext.schedule import Action, Schedule
 from deepcache_ext.settings import Settings
 from deepcache_ext.webui.presets import Family
 
-FEW_STEPS = 10
-"""With fewer steps neighbouring evaluations are too far apart for caching to pay."""
-
 _WIDTH, _HEIGHT, _GAP = 600, 24, 0.2
 
 
@@ -38,10 +35,13 @@ def speed_up(actions: Sequence[Action], depth: int, family: Family) -> float:
     return len(actions) * full / spent if actions else 1.0
 
 
-def picture(name: str, settings: Settings | None, steps: int, evaluations: int | None, family: Family) -> str:
+def picture(
+    name: str, settings: Settings | None, steps: int, evaluations: int | None, family: Family, note: str = ""
+) -> str:
     """Return one pass as HTML: a bar for each step, its evaluations side by side, full ones tall and reused ones low.
 
-    `settings` is None for a pass that is not cached, `evaluations` None where the sampler decides itself.
+    `settings` is None for a pass that is not cached, `evaluations` None where the sampler decides itself; `note` is
+    told beside it.
     """
     title = html.escape(name)
     if evaluations is None:
@@ -53,8 +53,7 @@ def picture(name: str, settings: Settings | None, steps: int, evaluations: int |
     full = sum(action is not Action.REUSE for action in actions)
     gain = speed_up(actions, settings.depth if settings else 1, family)
     text = f"{full} of {evaluations} evaluations in full, the U-Net about {gain:.1f}x as fast"
-    if steps < FEW_STEPS and settings is not None:
-        text += f". With fewer than {FEW_STEPS} steps there is little to gain and the picture changes most"
+    text += f"; {html.escape(note)}" if note else ""
     return (
         f'<div class="deepcache-plan"><p><b>{title}</b>: {text}.</p>'
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" preserveAspectRatio="none" role="img" aria-label="{title}: {text}">'

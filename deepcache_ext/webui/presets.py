@@ -7,6 +7,9 @@ from typing import Any, Literal
 
 Family = Literal["SD1", "SD2", "SDXL"]
 
+FEW_STEPS = 10
+"""With fewer steps from noise to picture neighbouring evaluations are too far apart for caching to pay."""
+
 CUSTOM = "Custom"
 """The preset that leaves every setting as it is."""
 BALANCED = "Balanced"
@@ -22,3 +25,11 @@ PRESETS: dict[str, Mapping[Family, Mapping[str, Any]]] = {
 """The settings that a preset gives, by its name and the family."""
 
 NAMES = (*PRESETS, CUSTOM)
+
+
+def too_few(steps: int, denoising: float) -> str:
+    """Return why presets leave a pass alone, or "": `steps` make up the last `denoising` of the way from noise."""
+    whole = round(steps / max(denoising, 0.001))
+    if whole >= FEW_STEPS:
+        return ""
+    return f"with {whole} steps from noise to picture there is little to gain, only {CUSTOM} caches below {FEW_STEPS}"

@@ -17,10 +17,13 @@ def test_positional_and_named_values_make_the_same_picture(maker):
 
 
 def test_a_preset_alone(maker):
-    maker.make(cache=[True, "Fast"])
-    assert maker.counts() == [("txt2img", 2, 6)]
-    maker.make(cache={"preset": "Quality"})
-    assert maker.counts() == [("txt2img", 4, 4)]
+    maker.make(cache=[True, "Fast"], steps=10)
+    assert maker.counts() == [("txt2img", 2, 8)]
+    maker.make(cache={"preset": "Quality"}, steps=10)
+    assert maker.counts() == [("txt2img", 5, 5)]
+    maker.make(cache={"preset": "Quality"}, steps=9)
+    assert maker.counts() == [("txt2img", 0, 0)]
+    assert "little to gain" in maker.last_run()["passes"][0]["reason"]
 
 
 def test_script_info_describes_every_control(maker):
@@ -52,6 +55,7 @@ def test_the_last_run_tells_what_happened(maker):
 @pytest.mark.parametrize(
     "settings",
     [
+        {"preset": "Quality"},
         FAST,
         {"schedule": "list", "steps": "0, 2, 5-6"},
         {"schedule": "non-uniform", "center": 4, "power": 2.0, "end": 0.9},
@@ -103,9 +107,9 @@ def test_a_depth_that_sdxl_lacks_is_explained(maker):
 
 
 def test_sdxl_takes_the_presets_depth(maker):
-    reply = maker.make(cache={"preset": "Fast"}, model=maker.model("SDXL"))
+    reply = maker.make(cache={"preset": "Fast"}, model=maker.model("SDXL"), steps=10)
     assert reply["info"]["extra_generation_params"]["DeepCache depth"] == 3
-    assert maker.counts() == [("txt2img", 2, 6)]
+    assert maker.counts() == [("txt2img", 2, 8)]
 
 
 @pytest.mark.parametrize("example", api_examples(), ids=lambda example: str(example["alwayson_scripts"]["DeepCache"]))

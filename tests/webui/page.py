@@ -38,6 +38,7 @@ def _tab(module, tab):
     if tab == "txt2img":
         with InputAccordion(False, label="Hires. fix", elem_id="txt2img_hr") as hires:
             announce(gr.Slider(0, 150, 0, step=1, label="Hires steps", elem_id="txt2img_hires_steps"))
+            announce(gr.Slider(0, 1, 0.7, label="Denoising strength", elem_id="txt2img_denoising_strength"))
             announce(gr.Dropdown(["Use same sampler", *names], value="Use same sampler", elem_id="hr_sampler"))
         announce(hires)
     else:
@@ -47,7 +48,7 @@ def _tab(module, tab):
     info = announce(gr.Textbox(elem_id=f"generation_info_{tab}"))
 
     def generate(*arguments):
-        job(module.controller, Processing(img2img=script.is_img2img), *arguments)
+        job(module.controller, Processing(img2img=script.is_img2img), *arguments, steps=20)
         return json.dumps(arguments)
 
     button.click(generate, controls, info, queue=False)

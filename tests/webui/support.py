@@ -18,6 +18,7 @@ class Processing:
         self.extra_generation_params = {}
         self.comments = {}
         self.is_hr_pass = False
+        self.denoising_strength = 0.5
         if not img2img:
             self.enable_hr = False
 

@@ -7,7 +7,8 @@ import torch
 from modules import patches, script_callbacks, sd_models, sd_samplers_common, sd_unet, shared
 from torch import nn
 
-from deepcache_ext.webui import host
+from deepcache_ext.webui import host, infotext
+from deepcache_ext.webui.options import CONTROLS
 from deepcache_ext.webui.passes import NOT_USED, OVERRIDES
 from tests.unit.unets import TaggedUNet, state_of
 from tests.webui.support import Processing, job, load_checkpoint, load_script, sample
@@ -39,7 +40,7 @@ def test_a_job_is_cached_and_reported(controller, capsys):
     answers = job(controller, p, ON)
     assert origins(answers) == [0, 0, 0, 3, 3, 3]
     assert full_and_reused(controller) == [("txt2img", 2, 4)]
-    assert p.extra_generation_params == {"DeepCache enabled": True}
+    assert p.extra_generation_params == {"DeepCache enabled": True, "DeepCache preset": "Custom"}
     assert p.comments == {}
     assert "DeepCache txt2img: 2 full and 4 reused evaluations, U-Net 0.0 s, " in capsys.readouterr().out
 
@@ -141,7 +142,7 @@ def test_a_job_that_never_ended_is_not_taken_for_the_outer_one(controller):
     lost = Processing()
     shared.state.begin()
     controller.begin_job(lost, [ON])
-    answers = job(controller, Processing(), {"enabled": True, "inner": False})
+    answers = job(controller, Processing(), ON | {"inner": False})
     assert origins(answers) == [0, 0, 0, 3, 3, 3]
     assert full_and_reused(controller) == [("txt2img", 2, 4)]
 
@@ -243,13 +244,31 @@ def test_the_hosts_sampler_is_wrapped_once_and_given_back():
 def test_the_family_decides_the_presets_depth(controller):
     load_checkpoint(is_sdxl=True)
     p = Processing()
-    job(controller, p, True, "Fast")
+    job(controller, p, True, "Fast", steps=20)
     assert p.extra_generation_params == {
         "DeepCache enabled": True,
+        "DeepCache preset": "Fast",
         "DeepCache interval": 5,
         "DeepCache depth": 3,
         NOT_USED: ("depth must be a whole number from 1 to 2 for this U-Net; got 3"),
     }
+
+
+@pytest.mark.parametrize(
+    ("steps", "img2img", "cached"), [(9, False, False), (10, False, True), (4, True, False), (6, True, True)]
+)
+def test_presets_leave_passes_of_few_steps_alone_and_infotext_repeats_that(controller, steps, img2img, cached):
+    """Half of the way from noise in 6 steps is as dense as the whole way in 12."""
+    p = Processing(img2img=img2img)
+    job(controller, p, True, "Quality", steps=steps)
+    (done,) = controller.last_report.passes
+    assert (done.statistics.reused > 0, "little to gain" in done.reason) == (cached, not cached)
+    text = {key: str(value) for key, value in p.extra_generation_params.items()}
+    pasted = [read(text) for _, read in infotext.fields(list(CONTROLS))]
+    job(controller, Processing(img2img=img2img), *pasted, steps=steps)
+    assert controller.last_report.passes[0].statistics == done.statistics
+    job(controller, Processing(img2img=img2img), True, "Custom", steps=steps)
+    assert controller.last_report.passes[0].statistics.reused > 0
 
 
 def test_rows_of_another_layout_are_not_mixed(controller):

@@ -41,7 +41,11 @@ def test_there_is_an_axis_for_every_setting_once(module, xyz):
     by_label["[DeepCache] Interval"].apply(p, 2, [2, 3])
     by_label["[DeepCache] Enable DeepCache"].apply(p, "True", ["True", "False"])
     job(module.controller, p, False)
-    assert p.extra_generation_params == {"DeepCache enabled": True, "DeepCache interval": 2}
+    assert p.extra_generation_params == {
+        "DeepCache enabled": True,
+        "DeepCache preset": "Custom",
+        "DeepCache interval": 2,
+    }
     assert by_label["[DeepCache] Schedule"].choices() == ["uniform", "non-uniform", "list"]
     assert by_label["[DeepCache] Inner passes"].choices() == ["True", "False"]
     assert (by_label["[DeepCache] Depth"].type, by_label["[DeepCache] Start"].type) == (int, float)
@@ -77,7 +81,7 @@ def test_the_routes_are_added_by_the_hosts_own_api(module):
     script_callbacks.callbacks["app_started"][0](None, app_of(api))
     assert set(api.routes) == {"/deepcache/v1/schema", "/deepcache/v1/last-run"}
     assert api.routes["/deepcache/v1/last-run"]() == {"passes": [], "reason": "no job with DeepCache yet"}
-    job(module.controller, Processing(), True)
+    job(module.controller, Processing(), {"enabled": True, "interval": 3})
     (done,) = api.routes["/deepcache/v1/last-run"]()["passes"]
     assert (done["name"], done["statistics"]["full"], done["statistics"]["reused"]) == ("txt2img", 2, 4)
 
