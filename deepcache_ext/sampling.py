@@ -99,6 +99,7 @@ class SamplingPass:
         self._rows = range(0)
         self._signature: Signature | None = None
         self._all_reused = False
+        self._postponed = False
 
     def __enter__(self) -> SamplingPass:
         return self.install()
@@ -149,21 +150,30 @@ class SamplingPass:
 
         return evaluate
 
-    def start_evaluation(self, layout: Hashable = None) -> Action:
+    def start_evaluation(self, layout: Hashable = None, *, partial: bool = False) -> Action:
         """Tell the pass that the sampler asks for the next evaluation, and return what it will do.
 
         `layout` is anything that says what a row of a given number stands for, such as the number of conds, or which
         control units are active where they change the walks. Where it changes, nothing kept before is used. It must
-        not change where only the last rows, the unconds, are left out for an evaluation.
+        not change where only the last rows, the unconds, are left out for an evaluation. Where they are and the next
+        evaluation has them again, `partial` has it make the refresh that is due now: a refresh without them would
+        have to be made again at once.
         """
         self._hook.reset()
         self._index += 1
         self._rows = range(0)
-        self._action = self.schedule.action(self._index)
+        self._action = self._planned(partial=partial)
         if self._action is not Action.REUSE or layout != self._layout:
             self.forget()
         self._layout = layout
         return self._action
+
+    def _planned(self, *, partial: bool) -> Action:
+        action = self.schedule.action(self._index)
+        if self._postponed and action is Action.REUSE:
+            action = Action.REFRESH
+        self._postponed = partial and action is Action.REFRESH and len(self._store) > 0
+        return Action.REUSE if self._postponed else action
 
     def _choose(self, x: Tensor) -> View | None:
         if self._index < 0:

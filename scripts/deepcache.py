@@ -55,13 +55,8 @@ class DeepCacheScript(scripts.Script):
         controller.end_job(p)
 
 
-def start_evaluation(params):
-    """Pass the host's clock on, with the number of rows and of conds, by which rows are told apart."""
-    controller.start_evaluation(params.denoiser, (len(params.x), params.text_cond.shape[0]))
-
-
 controller.install()
-script_callbacks.on_cfg_denoiser(start_evaluation)
+script_callbacks.on_cfg_denoiser(controller.start_evaluation)
 script_callbacks.on_script_unloaded(controller.remove)
 script_callbacks.on_before_ui(lambda: xyz.add_axes(scripts.scripts_data))
 script_callbacks.on_app_started(lambda _demo, app: api.add_routes(app, controller))

@@ -78,6 +78,17 @@ def img2img_steps(steps: int, denoising: float) -> int:
     return int(min(denoising, 0.999) * steps) + 1
 
 
+def skips_uncond_only_now(denoiser: Any, sigma: Any) -> bool:
+    """Tell whether Negative Guidance minimum sigma leaves the unconds out of this evaluation but not of the next.
+
+    The same reckoning as the denoiser's own; the minimum is in the sampler's arguments, as the host passes it on.
+    """
+    if shared.opts.s_min_uncond_all or denoiser.step % 2 == 0:
+        return False
+    minimum = (denoiser.sampler.sampler_extra_args or {}).get("s_min_uncond", 0)
+    return bool(minimum > 0 and sigma[0] < minimum)
+
+
 def wrap_sampling(run: Callable[[Callable[..., Any], Any, int, Callable[[], Any]], Any]) -> None:
     """Have `run(original, sampler, steps, func)` called in the place of every sampler's launch_sampling."""
     unwrap_sampling()

@@ -128,10 +128,10 @@ class Controller:
             self.last_report = job.report
             print(f"DeepCache {job.report}")
 
-    def start_evaluation(self, denoiser: Any, layout: tuple[int, ...]) -> None:
-        """Tell the running pass that the host's denoiser begins its next evaluation."""
-        if self._running is not None and denoiser is self._running.denoiser:
-            self._running.start_evaluation(layout)
+    def start_evaluation(self, params: Any) -> None:
+        """Tell the running pass that the host's denoiser begins its next evaluation, with its callback's `params`."""
+        if self._running is not None and params.denoiser is self._running.denoiser:
+            self._running.start_evaluation(params)
 
     def _sample(self, original: Callable[..., Any], sampler: Any, steps: int, func: Callable[[], Any]) -> Any:
         running = self._begin_pass(sampler, steps) if self._jobs else None
@@ -196,8 +196,11 @@ class _RunningPass:
         self._timers: list[CallTimer] = []
         self._time_calls()
 
-    def start_evaluation(self, layout: tuple[int, ...]) -> None:
-        """Start the next evaluation, on the U-Net that is in force now."""
+    def start_evaluation(self, params: Any) -> None:
+        """Start the next evaluation, on the U-Net that is in force now.
+
+        Rows are told apart by how many there are and how many of them are conds.
+        """
         loaded = host.loaded()
         if loaded != self._loaded:
             self._loaded = loaded
@@ -209,7 +212,8 @@ class _RunningPass:
                 _explain(self._p, f"from the change of the checkpoint on, {error}")
             else:
                 self._time_calls()
-        self._run.start_evaluation(layout)
+        layout = (len(params.x), params.text_cond.shape[0])
+        self._run.start_evaluation(layout, partial=host.skips_uncond_only_now(params.denoiser, params.sigma))
 
     def end(self, seconds: float) -> None:
         """Leave the U-Net as it was found, and report; the sampler's run took `seconds`."""

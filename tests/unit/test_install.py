@@ -40,4 +40,4 @@ def test_an_old_host_is_told_in_one_line(host):
     (host / "modules" / "ui_components.py").unlink()
     (line,) = started_by(host).splitlines()
     assert line.startswith("DeepCache needs WebUI 1.10 or newer")
-    assert "process_before_every_sampling, InputAccordion" in line
+    assert "on_after_component, InputAccordion" in line

@@ -163,3 +163,24 @@ def test_it_shows_what_it_does(model):
     run = SamplingPass(model.unet, Settings(interval=2))
     assert "interval=2" in repr(run)
     assert "full=0" in repr(run)
+
+
+def test_a_refresh_that_is_due_in_a_partial_evaluation_is_made_by_the_next_one():
+    unet = TaggedUNet()
+    origins = []
+    with SamplingPass(unet, Settings(interval=3), 9) as run:
+        for step in range(9):
+            partial = step in {3, 4, 6}
+            run.start_evaluation(partial=partial)
+            x = torch.full((1 if partial else 2, 2, 4, 4), float(step))
+            origins.append(int(unet(x)[0, 0, 0, 0]))
+    assert origins == [0, 0, 0, 0, 0, 5, 5, 7, 7]
+    assert run.statistics.missed == 0
+
+
+def test_a_partial_evaluation_with_nothing_kept_refreshes():
+    unet = TaggedUNet()
+    with SamplingPass(unet, Settings(interval=3), 9) as run:
+        run.start_evaluation(partial=True)
+        assert int(unet(torch.zeros(1, 2, 4, 4))[0, 0, 0, 0]) == 0
+    assert run.statistics.full == 1

@@ -58,7 +58,7 @@ def second_order_samplers_count_twice():
 def img2img_makes_fewer_steps():
     p = SimpleNamespace(steps=20, denoising_strength=0.75)
     return (
-        not shared.opts.img2img_fix_steps
+        not (shared.opts.img2img_fix_steps or shared.opts.s_min_uncond_all)
         and sd_samplers_common.setup_img2img_steps(p)[1] == 15
         and sd_samplers_common.setup_img2img_steps(p, 8)[1] == 7
     )
@@ -76,8 +76,9 @@ def no_engine_and_a_place_for_the_model():
 
 def the_denoisers_callback_has_rows_conds_and_the_denoiser():
     given = inspect.signature(script_callbacks.CFGDenoiserParams).parameters
-    params = script_callbacks.CFGDenoiserParams("x", None, None, 0, 1, "conds", None, "denoiser")
-    return "denoiser" in given and (params.x, params.text_cond, params.denoiser) == ("x", "conds", "denoiser")
+    params = script_callbacks.CFGDenoiserParams("x", None, "sigma", 0, 1, "conds", None, "denoiser")
+    found = (params.x, params.sigma, params.text_cond, params.denoiser)
+    return "denoiser" in given and found == ("x", "sigma", "conds", "denoiser")
 
 
 def callbacks_can_be_registered():

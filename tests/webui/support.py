@@ -42,12 +42,13 @@ def load_checkpoint(name="one", unet=None, **family):
     return model
 
 
-def sample(p, steps=6, name="Euler", rows=2, during=None):
+def sample(p, steps=6, name="Euler", rows=2, during=None, s_min_uncond=0):
     """Run a sampler on the loaded checkpoint as the host does, and return how the U-Net answered each evaluation."""
     sampler = sd_samplers_common.Sampler(name)
     sampler.config = sd_samplers.all_samplers_map[name]
     sampler.p = p
-    sampler.model_wrap_cfg = SimpleNamespace(sampler=sampler)
+    sampler.sampler_extra_args = {"s_min_uncond": s_min_uncond}
+    sampler.model_wrap_cfg = denoiser = SimpleNamespace(sampler=sampler, step=0)
     answers = []
 
     def run():
@@ -55,12 +56,14 @@ def sample(p, steps=6, name="Euler", rows=2, during=None):
             if during is not None:
                 during(step)
             x = torch.full((rows, 2, 8, 8), float(step))
-            params = script_callbacks.CFGDenoiserParams(
-                x, None, None, step, steps, torch.zeros(rows // 2, 77, 8), None, sampler.model_wrap_cfg
-            )
+            sigma = torch.full((rows,), 1.0)
+            conds = torch.zeros(rows // 2, 77, 8)
+            params = script_callbacks.CFGDenoiserParams(x, None, sigma, step, steps, conds, None, denoiser)
             for callback in script_callbacks.callbacks["cfg_denoiser"]:
                 callback(params)
-            answers.append(sd_models.model_data.sd_model.model.diffusion_model(x))
+            skips = (step % 2 or shared.opts.s_min_uncond_all) and sigma[0] < s_min_uncond
+            answers.append(sd_models.model_data.sd_model.model.diffusion_model(x[: len(conds)] if skips else x))
+            denoiser.step += 1
         return answers
 
     sampler.launch_sampling(steps, run)

@@ -1,10 +1,11 @@
 """The host's jobs and passes, on the stand-in."""
 
 import gc
+from types import SimpleNamespace
 
 import pytest
 import torch
-from modules import patches, script_callbacks, sd_models, sd_samplers_common, sd_unet, shared
+from modules import patches, script_callbacks, sd_models, sd_samplers, sd_samplers_common, sd_unet, shared
 from torch import nn
 
 from deepcache_ext.webui import host, infotext
@@ -277,19 +278,35 @@ def test_rows_of_another_layout_are_not_mixed(controller):
     p = Processing()
     shared.state.begin()
     controller.begin_job(p, [{"enabled": True, "interval": 6}])
-
     sampler = sd_samplers_common.Sampler("Euler")
-    sampler.config = host.sd_samplers.all_samplers_map["Euler"]
+    sampler.config = sd_samplers.all_samplers_map["Euler"]
     sampler.p = p
-    sampler.model_wrap_cfg = object.__new__(type("Denoiser", (), {}))
+    sampler.sampler_extra_args = {}
+    sampler.model_wrap_cfg = denoiser = SimpleNamespace(sampler=sampler, step=0)
 
     def run():
         answers = []
         for step, conds in enumerate((1, 1, 2, 2)):
             x = torch.full((conds + 1, 2, 8, 8), float(step))
-            controller.start_evaluation(sampler.model_wrap_cfg, (len(x), conds))
+            texts = torch.zeros(conds, 77, 8)
+            controller.start_evaluation(
+                script_callbacks.CFGDenoiserParams(x, None, torch.ones(1), step, 4, texts, None, denoiser)
+            )
             answers.append(unet(x))
         return answers
 
     assert origins(sampler.launch_sampling(4, run)) == [0, 0, 2, 2]
     controller.end_job(p)
+
+
+@pytest.mark.parametrize(
+    ("all_steps", "expected"),
+    [(False, [0, 0, 0, 0, 4, 4, 6, 6, 6, 6, 10, 10]), (True, [0, 0, 0, 3, 3, 3, 6, 6, 6, 9, 9, 9])],
+)
+def test_a_refresh_waits_for_the_unconds_that_every_other_evaluation_leaves_out(
+    controller, monkeypatch, all_steps, expected
+):
+    monkeypatch.setattr(shared.opts, "s_min_uncond_all", all_steps)
+    answers = job(controller, Processing(), ON, steps=12, s_min_uncond=2)
+    assert origins(answers) == expected
+    assert controller.last_report.passes[0].statistics.missed == 0

@@ -8,6 +8,7 @@ class CFGDenoiserParams:
         self, x, image_cond, sigma, sampling_step, total_sampling_steps, text_cond, text_uncond, denoiser=None
     ):
         self.x = x
+        self.sigma = sigma
         self.text_cond = text_cond
         self.denoiser = denoiser
 

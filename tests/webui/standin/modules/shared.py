@@ -15,5 +15,5 @@ class State:
         self.job = ""
 
 
-opts = SimpleNamespace(img2img_fix_steps=False)
+opts = SimpleNamespace(img2img_fix_steps=False, s_min_uncond_all=False)
 state = State()

@@ -1,0 +1,119 @@
+"""DeepCache with whatever else is switched on, in the real host.
+
+The checkpoints may be random, so that closeness here only means: as close to the uncached picture as without.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from tests.e2e.pictures import HIRES, pixels, same
+
+ON = {"interval": 3, "depth": 2}
+TEN = {"steps": 10}
+LONG = ", ".join(f"a {adjective} house" for adjective in ("red", "green", "blue", "tall", "small", "old", "new") * 5)
+SLACK = 3.0
+"""How many dB a combination may be less close than the plain picture."""
+
+
+def psnr(one, other):
+    error = np.mean([(pixels(a) - pixels(b)) ** 2 for a, b in zip(one["images"], other["images"], strict=True)])
+    return 10 * np.log10(255**2 / max(error, 1e-6))
+
+
+def settings(**options):
+    return {"override_settings": options}
+
+
+def closeness(maker, **request):
+    """Return how close a cached picture is to the uncached one, and what the pass did."""
+    model = request.pop("model", None) or maker.model("SD1")
+    asked = TEN | request
+    options = asked.pop("override_settings", {}) | {"sd_model_checkpoint": model}
+    uncached = maker.make(model=model, override_settings=options, **asked)
+    cached = maker.make(cache=ON, model=model, override_settings=options, **asked)
+    return psnr(cached, uncached), [done["statistics"] for done in maker.last_run()["passes"]]
+
+
+@pytest.fixture(scope="module")
+def plain(maker):
+    found, _ = closeness(maker)
+    return found
+
+
+PROMPTS = {
+    "batch_cond_uncond off": settings(batch_cond_uncond=False),
+    "long prompt": {"prompt": LONG},
+    "long prompt, batch_cond_uncond off": {"prompt": LONG} | settings(batch_cond_uncond=False),
+    "long prompt, padded": {"prompt": LONG} | settings(pad_cond_uncond=True),
+    "AND": {"prompt": "a house AND a tree :0.5 AND the sea"},
+    "AND, batch_cond_uncond off": {"prompt": "a house AND a tree :0.5"} | settings(batch_cond_uncond=False),
+    "BREAK": {"prompt": "a house BREAK a tree"},
+    "BREAK with a short negative": {"prompt": "a house BREAK a tree", "negative_prompt": "grey"},
+    "batch of 3": {"batch_size": 3},
+    "batch of 3, long prompt": {"batch_size": 3, "prompt": LONG},
+    "CFG 1": {"cfg_scale": 1},
+    "token merging": settings(token_merging_ratio=0.5),
+    "hypertile": settings(hypertile_enable_unet=True),
+    "136x200": {"width": 136, "height": 200},
+    "Skip Early CFG": settings(skip_early_cond=0.3),
+    "Negative Guidance minimum sigma": settings(s_min_uncond=4.0),
+    "Negative Guidance minimum sigma, all steps": settings(s_min_uncond=4.0, s_min_uncond_all=True),
+    "hires fix to 1.4": HIRES | {"hr_scale": 1.4, "hr_second_pass_steps": 10},
+}
+
+
+@pytest.mark.parametrize("combination", PROMPTS)
+def test_a_combination_is_as_close_as_the_plain_picture(maker, plain, combination):
+    found, passes = closeness(maker, **PROMPTS[combination])
+    assert all(done["reused"] == 6 for done in passes), passes
+    assert sum(done["missed"] for done in passes) <= (1 if "Skip Early" in combination else 0)
+    assert found > plain - SLACK, (found, plain)
+
+
+@pytest.mark.parametrize(
+    "request_", [{}, {"prompt": LONG}, {"prompt": "a house AND a tree :0.5"}], ids=["short", "long", "AND"]
+)
+def test_split_calls_make_the_picture_of_one_call(maker, request_):
+    options = {"sd_model_checkpoint": maker.model("SD1")}
+    asked = TEN | {"batch_size": 2, "cache": ON} | request_
+    one = maker.make(override_settings=options | {"batch_cond_uncond": True}, **asked)
+    split = maker.make(override_settings=options | {"batch_cond_uncond": False}, **asked)
+    assert psnr(one, split) > 45
+
+
+def test_prompt_editing_that_changes_the_token_count_in_mid_run(maker, plain):
+    found, (done,) = closeness(maker, prompt=f"a house [: {LONG}:0.5]")
+    assert done["full"] + done["reused"] == 10
+    assert found > plain - SLACK
+
+
+def test_a_lora_also_changed_between_generations(maker, plain):
+    if not any("tiny" in lora["name"] for lora in maker.server.get("/sdapi/v1/loras")):
+        pytest.skip("the WebUI has no LoRA for the small checkpoint")
+    strong = {"prompt": "a house <lora:tiny-lora:1>"}
+    assert not same(maker.make(**TEN, **strong), maker.make(**TEN, prompt="a house"))
+    first = maker.make(cache=ON, **TEN, **strong)
+    assert closeness(maker, **strong)[0] > plain - SLACK
+    assert closeness(maker, prompt="a house <lora:tiny-lora:-0.5>")[0] > plain - SLACK
+    assert closeness(maker, prompt="a house")[0] > plain - SLACK
+    assert same(maker.make(cache=ON, **TEN, **strong), first)
+
+
+def test_several_requests_at_once(maker):
+    caches = [{"interval": interval} for interval in (2, 3, 5)] + [None]
+    alone = [maker.make(cache=cache, **TEN) for cache in caches]
+    with ThreadPoolExecutor(len(caches)) as pool:
+        together = list(pool.map(lambda cache: maker.make(cache=cache, **TEN), caches))
+    assert all(same(a, b) for a, b in zip(alone, together, strict=True))
+
+
+def test_memory_returns_to_where_it_was(maker):
+    small = {"steps": 4, "width": 64, "height": 64, "cache": {"interval": 2}}
+    for _ in range(5):
+        maker.make(**small)
+    before = maker.state()["tensors"]
+    for _ in range(50):
+        maker.make(**small)
+    assert abs(maker.state()["tensors"] - before) < 20
