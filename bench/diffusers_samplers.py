@@ -20,6 +20,7 @@ class DiffusersSampler:
 
     scheduler: Callable[..., Any]
     extra_evaluations: int = 0
+    order: int = 1
 
     def evaluations(self, steps: int) -> int:
         """Return how many denoiser calls `steps` steps make."""

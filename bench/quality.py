@@ -65,7 +65,7 @@ def measure(
             if settings is None:
                 made.append(sampler.sample(model, part, steps, **options))  # type: ignore[arg-type]
                 continue
-            with SamplingPass(model.unet, settings, total) as run:
+            with SamplingPass(model.unet, settings, total, stages=sampler.order) as run:
                 made.append(sampler.sample(model, part, steps, wrap=run.wrap, **options))  # type: ignore[arg-type]
             full, reused = run.statistics.full, run.statistics.reused
             if full + reused != total:
@@ -113,7 +113,11 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, default=3.0)
     parser.add_argument("--quick", action="store_true", help="a look in a minute: 8 pictures, two samplers, 20 steps")
     parser.add_argument("--out", type=Path, default=Path("docs/quality.png"), help="the picture; a .csv goes beside it")
-    parser.add_argument("--append", action="store_true", help="add to the .csv that is there and draw all of it")
+    parser.add_argument(
+        "--append",
+        action="store_true",
+        help="add to the .csv that is there, in place of the same cases, and draw all of it",
+    )
     options = parser.parse_args()
     if options.quick:
         options.samplers, options.steps, options.pictures = ("Euler", "DPM++ 2M"), [20], 8
@@ -128,10 +132,14 @@ def main() -> None:
     for name, steps in itertools.product(options.samplers, options.steps):
         settings = variants(options.intervals, options.depths, options.schedules, ALL_SAMPLERS[name].evaluations(steps))
         for result in measure(model, name, steps, settings, options.pictures, options.batch, options.guidance):
-            results.append(result)
+            results = [other for other in results if _case(other) != _case(result)] + [result]
             print(row(_cells(result)), flush=True)
     _write_csv(results, options.out.with_suffix(".csv"))
     _draw(results, options.out)
+
+
+def _case(r: Result) -> tuple[object, ...]:
+    return r.sampler, r.steps, r.schedule, r.interval, r.depth
 
 
 def _cells(r: Result) -> list[str]:

@@ -53,8 +53,9 @@ class SamplingPass:
     """Caches the deep features of one U-Net for the length of one sampling run.
 
     `model` is the U-Net or a module that contains it, `total` the number of evaluations that the sampler will make,
-    None if unknown. `view` picks what a reuse puts in place of the block lists: "compact" for the stock loop,
-    "full-length" for a forward that counts blocks, "auto" to decide by whether the instance has a forward of its own.
+    None if unknown, and `stages` how many it makes in a step. `view` picks what a reuse puts in place of the block
+    lists: "compact" for the stock loop, "full-length" for a forward that counts blocks, "auto" to decide by whether
+    the instance has a forward of its own.
 
     Raises ValueError if `model` contains no U-Net, the depth is more than this U-Net has, or `total` or `view` is
     none of the values above.
@@ -68,12 +69,13 @@ class SamplingPass:
         settings: Settings,
         total: int | None = None,
         *,
+        stages: int = 1,
         view: ViewName = "auto",
     ) -> None:
         if view not in get_args(ViewName):
             raise ValueError(f"view must be one of {', '.join(get_args(ViewName))}; got {view!r}")
         self.settings = settings
-        self.schedule = Schedule(settings, total)
+        self.schedule = Schedule(settings, total, stages)
         self._view = view
         self._store = RowStore()
         self._shapes: dict[Signature, Shapes] = {}

@@ -66,10 +66,15 @@ class Schedule:
     `total` is the number of evaluations the sampler will make, or None where nobody knows (DPM adaptive). Then, and
     for evaluations past `total`, the non-uniform schedule goes on as 1:N, and without a total the window is the
     whole run. The first evaluation of the window always refreshes.
+
+    `stages` is 2 for samplers that evaluate twice in a step (Heun, DPM2, DPM++ 2S a, DPM++ SDE). There the second
+    evaluation decides the step, and the first of the next step is at the same sigma or close to it. So each step in
+    which the uniform or non-uniform schedule has a full evaluation makes its second one in full; a list stays as it is.
     """
 
     settings: Settings
     total: int | None = None
+    stages: int = 1
     _window: range | None = field(init=False, repr=False)
     _full: tuple[int, ...] | None = field(init=False, repr=False)
 
@@ -115,8 +120,17 @@ class Schedule:
                 return False
         if index == first:
             return False
+        if s.schedule == "list" or self.stages == 1:
+            return not self._due(index, first)
+        step = index - index % self.stages
+        due = [self._due(evaluation, first) for evaluation in range(step, step + self.stages)]
+        return not (all(due) or (any(due) and index == step + self.stages - 1))
+
+    def _due(self, index: int, first: int) -> bool:
+        """Return whether the schedule, which knows no stages, makes evaluation `index` in full."""
+        s = self.settings
         if self._full is None:
-            return (index - first) % s.interval != 0
+            return index >= first and (index - first) % s.interval == 0
         if s.schedule == "non-uniform" and self.total is not None and index >= self.total:
-            return (index - self._full[-1]) % s.interval != 0
-        return index not in self._full
+            return (index - self._full[-1]) % s.interval == 0
+        return index in self._full

@@ -45,7 +45,7 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 def _compare(model: TinyModel, sampler: Sampler, settings: Settings, options: argparse.Namespace) -> None:
     prompts = model.prompts(options.pictures)
-    run = SamplingPass(model.unet, settings, sampler.evaluations(options.steps))
+    run = SamplingPass(model.unet, settings, sampler.evaluations(options.steps), stages=sampler.order)
     sampler.sample(model, prompts, 2)  # warm-up, so that neither run pays for the first calls
 
     print("without the cache", flush=True)

@@ -71,6 +71,12 @@ def evaluations(sampler: str, steps: int, *, img2img: bool) -> int | None:
     return total - ends_in_first_order
 
 
+def stages(sampler: str) -> int:
+    """Return how many evaluations the named sampler makes in a step."""
+    config = sd_samplers.all_samplers_map.get(sampler)
+    return 1 if config is None else int(config.total_steps(1))
+
+
 def img2img_steps(steps: int, denoising: float) -> int:
     """Return how many of `steps` img2img makes at a denoising strength."""
     if shared.opts.img2img_fix_steps:

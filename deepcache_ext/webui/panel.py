@@ -127,7 +127,7 @@ def _picture(name: str, options: Options, sampler: str, steps: int, denoising: f
     note = too_few(steps, 1.0 if name == "txt2img" else denoising)
     if note and options.values["preset"] != CUSTOM:
         settings = None
-    return plan.picture(name, settings, steps, evaluations, family, note)
+    return plan.picture(name, settings, steps, evaluations, family, stages=host.stages(sampler), note=note)
 
 
 def report_html(report: JobReport) -> str:

@@ -192,7 +192,9 @@ class _RunningPass:
         self._p = sampler.p
         self._report = report
         self._loaded = host.loaded()
-        self._run = SamplingPass(self._loaded.unet, settings, report.planned).install()
+        self._run = SamplingPass(
+            self._loaded.unet, settings, report.planned, stages=host.stages(report.sampler)
+        ).install()
         self._timers: list[CallTimer] = []
         self._time_calls()
 

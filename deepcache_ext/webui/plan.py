@@ -36,7 +36,14 @@ def speed_up(actions: Sequence[Action], depth: int, family: Family) -> float:
 
 
 def picture(
-    name: str, settings: Settings | None, steps: int, evaluations: int | None, family: Family, note: str = ""
+    name: str,
+    settings: Settings | None,
+    steps: int,
+    evaluations: int | None,
+    family: Family,
+    *,
+    stages: int = 1,
+    note: str = "",
 ) -> str:
     """Return one pass as HTML: a bar for each step, its evaluations side by side, full ones tall and reused ones low.
 
@@ -49,7 +56,7 @@ def picture(
     if settings is None:
         actions: tuple[Action, ...] = (Action.FULL,) * evaluations
     else:
-        actions = Schedule(settings, evaluations).actions() if evaluations else ()
+        actions = Schedule(settings, evaluations, stages).actions() if evaluations else ()
     full = sum(action is not Action.REUSE for action in actions)
     gain = speed_up(actions, settings.depth if settings else 1, family)
     text = f"{full} of {evaluations} evaluations in full, the U-Net about {gain:.1f}x as fast"

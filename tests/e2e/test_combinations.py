@@ -37,7 +37,7 @@ def closeness(maker, **request):
 
 
 @pytest.fixture(scope="module")
-def plain(maker):
+def usual(maker):
     found, _ = closeness(maker)
     return found
 
@@ -65,11 +65,11 @@ PROMPTS = {
 
 
 @pytest.mark.parametrize("combination", PROMPTS)
-def test_a_combination_is_as_close_as_the_plain_picture(maker, plain, combination):
+def test_a_combination_is_as_close_as_the_plain_picture(maker, usual, combination):
     found, passes = closeness(maker, **PROMPTS[combination])
     assert all(done["reused"] == 6 for done in passes), passes
     assert sum(done["missed"] for done in passes) <= (1 if "Skip Early" in combination else 0)
-    assert found > plain - SLACK, (found, plain)
+    assert found > usual - SLACK, (found, usual)
 
 
 @pytest.mark.parametrize(
@@ -83,21 +83,21 @@ def test_split_calls_make_the_picture_of_one_call(maker, request_):
     assert psnr(one, split) > 45
 
 
-def test_prompt_editing_that_changes_the_token_count_in_mid_run(maker, plain):
+def test_prompt_editing_that_changes_the_token_count_in_mid_run(maker, usual):
     found, (done,) = closeness(maker, prompt=f"a house [: {LONG}:0.5]")
     assert done["full"] + done["reused"] == 10
-    assert found > plain - SLACK
+    assert found > usual - SLACK
 
 
-def test_a_lora_also_changed_between_generations(maker, plain):
+def test_a_lora_also_changed_between_generations(maker, usual):
     if not any("tiny" in lora["name"] for lora in maker.server.get("/sdapi/v1/loras")):
         pytest.skip("the WebUI has no LoRA for the small checkpoint")
     strong = {"prompt": "a house <lora:tiny-lora:1>"}
     assert not same(maker.make(**TEN, **strong), maker.make(**TEN, prompt="a house"))
     first = maker.make(cache=ON, **TEN, **strong)
-    assert closeness(maker, **strong)[0] > plain - SLACK
-    assert closeness(maker, prompt="a house <lora:tiny-lora:-0.5>")[0] > plain - SLACK
-    assert closeness(maker, prompt="a house")[0] > plain - SLACK
+    assert closeness(maker, **strong)[0] > usual - SLACK
+    assert closeness(maker, prompt="a house <lora:tiny-lora:-0.5>")[0] > usual - SLACK
+    assert closeness(maker, prompt="a house")[0] > usual - SLACK
     assert same(maker.make(cache=ON, **TEN, **strong), first)
 
 

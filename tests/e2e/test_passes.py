@@ -41,7 +41,7 @@ def test_hires_fix_with_its_own_sampler_and_checkpoint(maker):
     one = maker.make(cache=ON, **request)
     passes = maker.last_run()["passes"]
     assert [done["sampler"] for done in passes] == ["Euler", "Heun"]
-    assert maker.counts() == [TXT2IMG, ("hires", 3, 6)]
+    assert maker.counts() == [TXT2IMG, ("hires", 4, 5)]
     assert same(one, maker.make(cache=ON, **request))
     assert not same(one, maker.make(cache=ON, **HIRES, hr_sampler_name="Heun", hr_second_pass_steps=5))
 

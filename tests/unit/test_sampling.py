@@ -25,7 +25,7 @@ def test_every_sampler_makes_the_planned_evaluations_and_the_same_picture_twice(
     prompts = model.prompts(2)
     pictures = []
     for _ in range(2):
-        with SamplingPass(model.unet, Settings(interval=2), sampler.evaluations(STEPS)) as run:
+        with SamplingPass(model.unet, Settings(interval=2), sampler.evaluations(STEPS), stages=sampler.order) as run:
             pictures.append(sampler.sample(model, prompts, STEPS, wrap=run.wrap))
         planned = [action.value for action in run.schedule.actions()]
         assert run.statistics.reused == planned.count("reuse")

@@ -171,3 +171,36 @@ def full_indices(plan):
 def test_a_total_below_one_is_refused():
     with pytest.raises(ValueError, match="total must be a whole number from 1"):
         Schedule(Settings(), 0)
+
+
+def full_of(settings, total, **options):
+    actions = Schedule(settings, total, **options).actions()
+    return [index for index, action in enumerate(actions) if action is not Action.REUSE]
+
+
+@pytest.mark.parametrize(
+    ("interval", "expected"),
+    [
+        (1, list(range(13))),
+        (2, [0, 1, 3, 5, 7, 9, 11]),
+        (3, [0, 1, 3, 7, 9]),
+        (4, [0, 1, 5, 9]),
+        (5, [0, 1, 5, 11]),
+    ],
+)
+def test_two_stages_make_the_second_evaluation_of_a_step_in_full(interval, expected):
+    assert full_of(Settings(interval=interval), 13, stages=2) == expected
+
+
+def test_two_stages_in_a_window_of_unknown_length_and_by_hand():
+    assert full_of(Settings(interval=4, start=0.5), 20, stages=2) == [*range(10), 10, 11, 15, 19]
+    unknown = Schedule(Settings(interval=2), None, 2)
+    assert [unknown.action(index) is Action.REUSE for index in range(6)] == [False, False, True, False, True, False]
+    assert full_of(Settings(schedule="list", steps="0, 4, 8"), 10, stages=2) == [0, 4, 8]
+
+
+@given(interval=st.integers(2, 12), total=st.integers(2, 80), power=st.floats(1, 3))
+def test_two_stages_cost_at_most_one_evaluation_more(interval, total, power):
+    for schedule in ("uniform", "non-uniform"):
+        settings = Settings(interval=interval, schedule=schedule, center=total // 3, power=power)
+        assert len(full_of(settings, total, stages=2)) <= len(full_of(settings, total)) + 1

@@ -128,12 +128,12 @@ def test_the_plan_follows_the_hosts_sampler_steps_and_hires(page):
     page.keyboard.press("Tab")
     page.click("#txt2img_sampling input")
     page.click("#txt2img_sampling li:has-text('Heun')")
-    assert "20 of 59 evaluations" in plan(page)
+    assert "21 of 59 evaluations" in plan(page)
     page.check("#txt2img_hr-checkbox input")
     page.wait_for_timeout(300)
     page.fill("#txt2img_hires_steps input[type=number]", "12")
     page.keyboard.press("Tab")
-    assert "hires: 8 of 23 evaluations" in plan(page)
+    assert "hires: 9 of 23 evaluations" in plan(page)
 
 
 def test_the_hires_controls_appear_when_they_are_its_own(page):
