@@ -41,6 +41,19 @@ VARIABLES = {
     "MALLOC_TOP_PAD_": "268435456",
 }
 START_SECONDS = 180
+SETTINGS = {
+    "samples_save": False,
+    "grid_save": False,
+    "show_progress_type": "Approx cheap",
+    "batch_cond_uncond": True,
+    "pad_cond_uncond": False,
+    "token_merging_ratio": 0.0,
+    "hypertile_enable_unet": False,
+    "skip_early_cond": 0.0,
+    "s_min_uncond": 0.0,
+    "s_min_uncond_all": False,
+}
+"""The host's settings at the start; after a job it restores only those that its file names."""
 
 
 class Server:
@@ -83,7 +96,7 @@ def serving(webui, python, folder, *flags, extensions=EXTENSIONS):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     settings = folder / "config.json"
-    settings.write_text(json.dumps({"samples_save": False, "grid_save": False, "show_progress_type": "Approx cheap"}))
+    settings.write_text(json.dumps(SETTINGS))
     command = [python, "launch.py", *FLAGS, "--port", str(port), "--api-auth", f"{USER}:{PASSWORD}"]
     command += ["--ui-settings-file", settings, "--ui-config-file", folder / "ui-config.json", *flags]
     log = folder / "webui.log"

@@ -52,8 +52,8 @@ def test_a_bad_setting_is_told_in_the_results_comments(page):
 
 
 def test_the_paste_button_brings_the_settings_back(page):
-    text = "a\nSteps: 9, Sampler: Euler, Seed: 1, Size: 128x128, DeepCache enabled: True, DeepCache interval: 4"
-    page.fill("#txt2img_prompt textarea", text + ", DeepCache depth: 2")
+    text = "a\nSteps: 9, Sampler: Euler, Seed: 1, Size: 128x128, DeepCache enabled: True, DeepCache depth: 2"
+    page.fill("#txt2img_prompt textarea", text + ", DeepCache preset: Custom, DeepCache interval: 4")
     page.click("#paste")
     page.wait_for_function(
         "document.querySelector('#script_txt2img_deepcache_interval input[type=number]').value == '4'"

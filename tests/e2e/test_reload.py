@@ -12,7 +12,7 @@ def test_after_three_reloads_there_is_one_of_everything(maker):
         time.sleep(3)
         for _ in range(100):
             try:
-                if maker.server.request("/sdapi/v1/samplers")[0] == 200:
+                if maker.server.request("/e2e/want", method="POST")[0] == 200:
                     break
             except OSError:
                 pass
