@@ -112,3 +112,24 @@ def plain_requests(maker):
     if maker.has("SDXL"):
         found["SDXL"] = {"model": maker.model("SDXL")}
     return found
+
+
+def psnr(one, other):
+    """Return how close the pictures of two replies are in dB, left out those of another size, as control maps."""
+    pairs = [(pixels(a), pixels(b)) for a, b in zip(one["images"], other["images"], strict=False)]
+    shape = pairs[0][0].shape
+    error = np.mean([(a - b) ** 2 for a, b in pairs if a.shape == b.shape == shape])
+    return 10 * np.log10(255**2 / max(error, 1e-6))
+
+
+def closeness(maker, against=None, **request):
+    """Return how close a cached picture is to the uncached one, or to that of the request `against`, and its passes."""
+    cache, ten = {"interval": 3, "depth": 2}, {"steps": 10}
+    uncached = _make(maker, ten | (request if against is None else against))
+    cached = _make(maker, ten | request, cache)
+    return psnr(cached, uncached), [done["statistics"] for done in maker.last_run()["passes"]]
+
+
+def _make(maker, request, cache=None):
+    options = request.get("override_settings", {}) | {"sd_model_checkpoint": maker.model("SD1")}
+    return maker.make(cache=cache, **(request | {"override_settings": options}))

@@ -5,10 +5,9 @@ The checkpoints may be random, so that closeness here only means: as close to th
 
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import pytest
 
-from tests.e2e.pictures import HIRES, pixels, same
+from tests.e2e.pictures import HIRES, closeness, psnr, same
 
 ON = {"interval": 3, "depth": 2}
 TEN = {"steps": 10}
@@ -17,23 +16,8 @@ SLACK = 3.0
 """How many dB a combination may be less close than the plain picture."""
 
 
-def psnr(one, other):
-    error = np.mean([(pixels(a) - pixels(b)) ** 2 for a, b in zip(one["images"], other["images"], strict=True)])
-    return 10 * np.log10(255**2 / max(error, 1e-6))
-
-
 def settings(**options):
     return {"override_settings": options}
-
-
-def closeness(maker, **request):
-    """Return how close a cached picture is to the uncached one, and what the pass did."""
-    model = request.pop("model", None) or maker.model("SD1")
-    asked = TEN | request
-    options = asked.pop("override_settings", {}) | {"sd_model_checkpoint": model}
-    uncached = maker.make(model=model, override_settings=options, **asked)
-    cached = maker.make(cache=ON, model=model, override_settings=options, **asked)
-    return psnr(cached, uncached), [done["statistics"] for done in maker.last_run()["passes"]]
 
 
 @pytest.fixture(scope="module")

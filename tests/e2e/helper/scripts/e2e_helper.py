@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import sys
 
 import deepcache_contract
 import torch
@@ -97,7 +98,16 @@ def reload_ui():
     shared.state.request_restart()
 
 
+def narrow_controlnet():
+    """Have the ControlNet extension, which assumes SD1's width, load the ControlNet of a small checkpoint."""
+    guess = sys.modules.get("scripts.controlnet_model_guess")
+    if guess is not None:
+        unet = shared.sd_model.model.diffusion_model
+        guess.controlnet_default_config["model_channels"] = unet.model_channels
+
+
 def add_routes(_demo, app):
+    app.add_api_route("/e2e/narrow", narrow_controlnet, methods=["POST"])
     app.add_api_route("/e2e/state", state, methods=["GET"])
     app.add_api_route("/e2e/contract", deepcache_contract.results, methods=["GET"])
     app.add_api_route("/e2e/want", want, methods=["POST"])

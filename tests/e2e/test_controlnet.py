@@ -1,0 +1,71 @@
+"""With the ControlNet extension: CONTROLNET_DIR names a checkout of it whose packages WEBUI_PYTHON can import."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.pictures import HIRES, Maker, closeness, picture_of
+from tests.e2e.server import EXTENSIONS, serving
+
+FAR = 3.0
+"""How many dB at least the cached picture is closer to the uncached one with control than that without control."""
+SLACK = 3.0
+
+
+@pytest.fixture(scope="module")
+def maker(webui, python, tmp_path_factory):
+    folder = os.environ.get("CONTROLNET_DIR")
+    if not folder:
+        pytest.skip("CONTROLNET_DIR names no checkout of the ControlNet extension")
+    parts = [part for part in Path(folder).iterdir() if part.name != ".git"]
+    extensions = EXTENSIONS | {"sd-webui-controlnet": parts}
+    with serving(webui, python, tmp_path_factory.mktemp("controlnet"), extensions=extensions) as running:
+        maker = Maker(running)
+        maker.make(steps=1)
+        running.post("/e2e/narrow")
+        yield maker
+
+
+def unit(maker, wanted, **options):
+    """Return a unit of the model whose name begins with `wanted`, or of the preprocessor of that name."""
+    found = {"enabled": True, "image": picture_of(), "module": "none", "weight": 1.0} | options
+    if wanted == "reference_only":
+        return found | {"module": wanted}
+    names = [name for name in maker.server.get("/controlnet/model_list")["model_list"] if name.startswith(wanted)]
+    if not names:
+        pytest.skip(f"the ControlNet extension has no model {wanted}")
+    return found | {"model": names[0]}
+
+
+CASES = {
+    "one unit": (["tiny-cn"], {}),
+    "T2I adapter": (["tiny-t2i"], {}),
+    "two units": (["tiny-cn", "tiny-t2i"], {}),
+    "reference only": (["reference_only"], {}),
+    "reference and control": (["tiny-cn", "reference_only"], {}),
+    "one unit, split calls": (["tiny-cn"], {"override_settings": {"batch_cond_uncond": False}}),
+    "hires fix": (["tiny-cn"], HIRES | {"hr_second_pass_steps": 10}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_controls_effect_is_all_there(maker, case):
+    wanted, request = CASES[case]
+    units = [unit(maker, name) for name in wanted]
+    controlled = request | {"alwayson_scripts": {"ControlNet": {"args": units}}}
+    with_control, passes = closeness(maker, **controlled)
+    plain, _ = closeness(maker, **request)
+    without_control, _ = closeness(maker, against=request, **controlled)
+    print(f"{case}: {with_control:.1f} dB with control, {plain:.1f} plain, {without_control:.1f} to the uncontrolled")
+    assert all((done["reused"], done["missed"], done["error"]) == (6, 0, "") for done in passes), passes
+    assert with_control > plain - SLACK
+    assert with_control > without_control + FAR
+
+
+def test_a_unit_that_ends_in_mid_run(maker):
+    units = [unit(maker, "tiny-cn", guidance_end=0.5)]
+    found, (done,) = closeness(maker, alwayson_scripts={"ControlNet": {"args": units}})
+    assert done["full"] + done["reused"] == 10
+    assert done["error"] == ""
+    assert found > closeness(maker)[0] - SLACK
