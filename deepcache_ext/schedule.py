@@ -118,7 +118,7 @@ class Schedule:
             past_the_end = s.end == 1 and index >= self._window.stop > first
             if index not in self._window and not past_the_end:
                 return False
-        if index == first:
+        if index == first or (s.interval == 1 and s.schedule != "list"):
             return False
         if s.schedule == "list" or self.stages == 1:
             return not self._due(index, first)

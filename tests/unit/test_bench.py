@@ -1,11 +1,13 @@
 """The benches count and time what they say."""
 
 import functools
+import random
+from collections import Counter
 
 import pytest
 import torch
 
-from bench import macs, quality, speed
+from bench import fuzz, macs, quality, speed
 from bench.networks import Network
 from bench.timing import Clock, block_times
 from deepcache_ext import SamplingPass, Settings
@@ -103,3 +105,11 @@ def test_quality_compares_with_the_same_seeds_uncached_picture(name):
 
 def test_a_reuse_costs_what_the_reference_implementations_costs():
     assert macs.helper_reuses(2) == [cost for _, cost in macs.costs("SD1.5")[1:3]]
+
+
+def test_random_passes_give_every_row_its_own_fresh_feature():
+    seen = Counter()
+    for number in range(100):
+        fuzz.Run(random.Random(number), seen).go()  # noqa: S311 - not for secrets
+    assert min(seen[event] for event in ("layout", "size", "dtype", "weights", "raise", "full rows")) > 10
+    assert seen["reused rows"] > 500

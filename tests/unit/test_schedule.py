@@ -204,3 +204,10 @@ def test_two_stages_cost_at_most_one_evaluation_more(interval, total, power):
     for schedule in ("uniform", "non-uniform"):
         settings = Settings(interval=interval, schedule=schedule, center=total // 3, power=power)
         assert len(full_of(settings, total, stages=2)) <= len(full_of(settings, total)) + 1
+
+
+@given(total=st.integers(1, 60), start=st.floats(0, 1), center=st.integers(-5, 60), stages=st.integers(1, 2))
+def test_interval_one_never_reuses(total, start, center, stages):
+    for schedule in ("uniform", "non-uniform"):
+        settings = Settings(interval=1, schedule=schedule, center=center, start=start)
+        assert full_of(settings, total, stages=stages) == list(range(total))
