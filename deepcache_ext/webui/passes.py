@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import statistics
 import time
 import weakref
@@ -15,6 +16,8 @@ from deepcache_ext.timer import CallTimer
 from deepcache_ext.webui import host
 from deepcache_ext.webui.options import Options, given, overridden, resolved
 from deepcache_ext.webui.presets import CUSTOM, too_few
+
+logger = logging.getLogger("deepcache")
 
 OVERRIDES = "deepcache_overrides"
 """The attribute of a processing object that holds values of an X/Y/Z plot, by control."""
@@ -107,7 +110,6 @@ class Controller:
             enabled = values.get("enabled", False)
             if enabled:
                 job.options = resolved(values, host.loaded().family)
-                _check_engine()
         except ValueError as error:
             enabled = True
             job.options = None
@@ -134,7 +136,12 @@ class Controller:
             self._running.start_evaluation(params)
 
     def _sample(self, original: Callable[..., Any], sampler: Any, steps: int, func: Callable[[], Any]) -> Any:
-        running = self._begin_pass(sampler, steps) if self._jobs else None
+        running = None
+        if self._jobs:
+            try:
+                running = self._begin_pass(sampler, steps)
+            except Exception:  # ours, whatever it is: the picture is made without
+                logger.exception("DeepCache could not begin a pass")
         if running is None:
             return original(sampler, steps, func)
         outer, self._running = self._running, running
@@ -143,7 +150,10 @@ class Controller:
             return original(sampler, steps, func)
         finally:
             self._running = outer
-            running.end(time.perf_counter() - start)
+            try:
+                running.end(time.perf_counter() - start)
+            except Exception:  # ours, whatever it is: the picture is made already
+                logger.exception("DeepCache could not report a pass")
 
     def _begin_pass(self, sampler: Any, steps: int) -> _RunningPass | None:
         self._drop_ended()
@@ -168,6 +178,7 @@ class Controller:
             if report.reason:
                 return None
         try:
+            _check_engine()
             report.planned = host.evaluations(sampler.config.name, steps, img2img=kind != "txt2img")
             return _RunningPass(sampler, settings, report)
         except ValueError as error:

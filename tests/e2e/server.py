@@ -32,6 +32,7 @@ FLAGS = [
     "--disable-console-progressbars",
 ]
 VARIABLES = {
+    "PYTHONUNBUFFERED": "1",
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
     "GRADIO_ANALYTICS_ENABLED": "False",
@@ -85,6 +86,14 @@ class Server:
         assert status == 200, (path, status, answer)
         return answer
 
+    def wait_for_start(self, starts, process=None):
+        """Wait until the WebUI has started for so many times; a request before it is ready would break its start."""
+        deadline = time.monotonic() + START_SECONDS
+        while self.log.read_text().count("Startup time:") < starts:
+            if time.monotonic() > deadline or (process is not None and process.poll() is not None):
+                raise RuntimeError(f"the WebUI did not start:\n{self.log.read_text()[-3000:]}")
+            time.sleep(0.2)
+
 
 @contextmanager
 def serving(webui, python, folder, *flags, extensions=EXTENSIONS):
@@ -109,7 +118,7 @@ def serving(webui, python, folder, *flags, extensions=EXTENSIONS):
         with log.open("w") as output:
             process = subprocess.Popen(command, cwd=webui, stdout=output, stderr=output, env=os.environ | VARIABLES)
         server = Server(port, log)
-        _wait(server, process, *(("/e2e/want", "POST") if extensions else ("/sdapi/v1/sd-models", "GET")))
+        server.wait_for_start(1, process)
         yield server
     finally:
         if process is not None:
@@ -125,17 +134,3 @@ def serving(webui, python, folder, *flags, extensions=EXTENSIONS):
 def _copy_file(source, target):
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(source, target)
-
-
-def _wait(server, process, path, method):
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            break
-        try:
-            if server.request(path, method=method)[0] == 200:
-                return
-        except OSError:
-            pass
-        time.sleep(0.5)
-    raise RuntimeError(f"the WebUI did not start:\n{server.log.read_text()[-3000:]}")

@@ -1,22 +1,13 @@
 """Reload UI leaves one of everything."""
 
-import time
-
 from deepcache_ext.webui.options import CONTROLS
 
 
 def test_after_three_reloads_there_is_one_of_everything(maker):
     before = maker.state()
-    for _ in range(3):
+    for reloads in range(1, 4):
         maker.server.post("/e2e/reload")
-        time.sleep(3)
-        for _ in range(100):
-            try:
-                if maker.server.request("/e2e/want", method="POST")[0] == 200:
-                    break
-            except OSError:
-                pass
-            time.sleep(0.5)
+        maker.server.wait_for_start(1 + reloads)
     maker.make(cache={"interval": 3})
     assert maker.counts() == [("txt2img", 3, 5)]
     after = maker.state()

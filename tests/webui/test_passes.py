@@ -310,3 +310,37 @@ def test_a_refresh_waits_for_the_unconds_that_every_other_evaluation_leaves_out(
     answers = job(controller, Processing(), ON, steps=12, s_min_uncond=2)
     assert origins(answers) == expected
     assert controller.last_report.passes[0].statistics.missed == 0
+
+
+@pytest.mark.parametrize("method", ["evaluations", "stages", "loaded"])
+def test_an_error_of_our_own_leaves_the_picture_alone(controller, monkeypatch, caplog, method):
+    def fail(*_, **__):
+        raise RuntimeError("ours")
+
+    p = Processing()
+    shared.state.begin()
+    controller.begin_job(p, [ON])
+    monkeypatch.setattr(host, method, fail)
+    assert origins(sample(p)) == [0, 1, 2, 3, 4, 5]
+    assert "DeepCache could not begin a pass" in caplog.text
+
+
+def test_an_error_in_the_report_leaves_the_picture_and_the_unet_alone(controller, monkeypatch, caplog):
+    def fail(*_, **__):
+        raise RuntimeError("ours")
+
+    unet = sd_models.model_data.sd_model.model.diffusion_model
+    before = state_of(unet)
+    monkeypatch.setattr("deepcache_ext.webui.passes.CallTimer.seconds", fail)
+    assert origins(job(controller, Processing(), ON)) == [0, 0, 0, 3, 3, 3]
+    assert state_of(unet) == before
+    assert "DeepCache could not report a pass" in caplog.text
+
+
+def test_an_engine_that_the_host_applies_after_the_job_has_begun_is_noticed(controller, monkeypatch):
+    p = Processing()
+    shared.state.begin()
+    controller.begin_job(p, [ON])
+    monkeypatch.setattr(sd_unet, "current_unet", nn.Identity())
+    assert origins(sample(p)) == [0, 1, 2, 3, 4, 5]
+    assert "replaced by the engine" in next(iter(p.comments))
