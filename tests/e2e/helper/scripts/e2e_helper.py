@@ -8,7 +8,7 @@ import deepcache_contract
 import torch
 from modules import processing, script_callbacks, scripts, shared
 
-counts = {"evaluations": []}
+counts = {"evaluations": [], "moves": 0}
 wanted = {"inner": "", "raise_at": None}
 
 
@@ -49,6 +49,17 @@ class Helper(scripts.Script):
         pp.image = processing.process_images(inner).images[0]
 
 
+def count_moves():
+    """Count how often a block of a U-Net is sent to a device, as --lowvram does before and after each use."""
+    original = torch.nn.Module.to
+
+    def to(self, *args, **kwargs):
+        counts["moves"] += type(self).__name__ == "TimestepEmbedSequential"
+        return original(self, *args, **kwargs)
+
+    torch.nn.Module.to = to
+
+
 def count(params):
     if params.denoiser.step == 0 or not counts["evaluations"]:
         counts["evaluations"].append(0)
@@ -73,6 +84,7 @@ def state():
     xyz = next(data.module for data in scripts.scripts_data if data.script_class.__module__ == "xyz_grid.py")
     found = {
         "evaluations": counts["evaluations"],
+        "moves": counts["moves"],
         "hooks": [type(owner).__module__ for owner in owners if owner is not None],
         "attributes": sorted(name for name in vars(unet) if "deepcache" in name.lower()),
         "axes": [option.label for option in xyz.axis_options if not getattr(option, "is_img2img", False)],
@@ -84,7 +96,7 @@ def state():
         ],
         "tensors": sum(torch.is_tensor(thing) for thing in gc.get_objects()),
     }
-    counts["evaluations"] = []
+    counts.update(evaluations=[], moves=0)
     return found
 
 
@@ -114,5 +126,6 @@ def add_routes(_demo, app):
     app.add_api_route("/e2e/reload", reload_ui, methods=["POST"])
 
 
+count_moves()
 script_callbacks.on_cfg_denoiser(count)
 script_callbacks.on_app_started(add_routes)

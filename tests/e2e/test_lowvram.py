@@ -1,0 +1,44 @@
+"""Under --lowvram a block's weights are sent to the device when it is called: skipped blocks stay where they are."""
+
+import pytest
+
+from tests.e2e.pictures import Maker, same
+from tests.e2e.server import serving
+
+STEPS = 10
+
+
+@pytest.fixture(scope="module", params=["--lowvram", "--medvram"])
+def flag(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def maker(webui, python, tmp_path_factory, flag):
+    with serving(webui, python, tmp_path_factory.mktemp("lowvram"), flag) as running:
+        yield Maker(running)
+
+
+def moves(maker, cache):
+    maker.state()
+    maker.make(cache=cache, steps=STEPS)
+    return maker.state()["moves"]
+
+
+def test_skipped_blocks_are_not_moved(maker, flag):
+    maker.make(steps=1)
+    uncached = moves(maker, None)
+    cached = moves(maker, {"interval": 5, "depth": 1})
+    assert maker.counts() == [("txt2img", 2, 8)]
+    print(f"{flag}: {uncached} moves uncached, {cached} cached")
+    if flag == "--lowvram":
+        assert uncached >= STEPS * 24
+        assert cached < 0.35 * uncached
+    else:
+        assert cached <= uncached
+
+
+def test_the_picture_is_the_same_again(maker):
+    one = maker.make(cache={"interval": 3}, steps=STEPS)
+    assert same(one, maker.make(cache={"interval": 3}, steps=STEPS))
+    assert same(maker.make(cache={"interval": 1}, steps=STEPS), maker.make(steps=STEPS))
