@@ -19,14 +19,10 @@ class DeepCacheScript(scripts.Script):
         super().__init__()
         self.panel = None
         self.host_components = {}
-        for elem_id, name in HOST_COMPONENTS.items():
-            self.on_after_component(
-                lambda made, name=name: self.host_components.update({name: made.component}), elem_id=elem_id
-            )
+        for elem_id in HOST_COMPONENTS:
+            self.on_after_component(self.remember, elem_id=elem_id)
         for elem_id in FINISHED:
-            self.on_after_component(
-                lambda made: self.panel.follow(self.host_components, made.component), elem_id=elem_id
-            )
+            self.on_after_component(self.connect, elem_id=elem_id)
 
     def title(self):
         return "DeepCache"

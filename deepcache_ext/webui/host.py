@@ -64,7 +64,8 @@ def evaluations(sampler: str, steps: int, *, img2img: bool) -> int | None:
     if config is None or sampler in _UNKNOWN:
         return None
     if sampler in _TIMESTEPS:
-        timesteps = steps - 1 if img2img else len(range(0, 1000, max(1, 1000 // steps)))
+        parts = steps + bool(shared.opts.always_discard_next_to_last_sigma)
+        timesteps = steps - 1 if img2img else len(range(0, 1000, max(1, 1000 // parts)))
         return max(1, timesteps + _TIMESTEPS[sampler])
     total = int(config.total_steps(steps))
     ends_in_first_order = total > steps  # the last step of a second-order sampler goes to sigma 0

@@ -124,16 +124,18 @@ def written(value: Any) -> Any:
     return ", ".join(map(str, value)) if isinstance(value, tuple) else value
 
 
-def given(arguments: Sequence[Any]) -> dict[str, Any]:
+def given(arguments: Sequence[Any], enabled: Any = None) -> dict[str, Any]:
     """Return the values that a caller gave, by name.
 
     `arguments` are values in the panel's order, of which those that the preset or the defaults give anyway don't
     count as given, or one object with names first. Either may be partial. Raises ValueError for an unknown name or a
-    value that its control does not accept; a job that is not enabled is not read any further.
+    value that its control does not accept; a job that is not enabled is not read any further. `enabled` counts in the
+    place of the caller's, if it is not None.
     """
     first = arguments[0] if arguments else None
     named = isinstance(first, Mapping)
     raw: Mapping[str, Any] = first if isinstance(first, Mapping) else dict(zip(CONTROLS, arguments, strict=False))
+    raw = raw if enabled is None else {**raw, "enabled": enabled}
     for name in raw:
         if name not in CONTROLS:
             raise ValueError(f"{name} is no setting of DeepCache; these are: {', '.join(CONTROLS)}")
@@ -141,9 +143,7 @@ def given(arguments: Sequence[Any]) -> dict[str, Any]:
         return {"enabled": False}
     values = {name: CONTROLS[name].read(value) for name, value in raw.items()}
     if named:
-        if "hires_interval" in values or "hires_depth" in values:
-            values.setdefault("hires", "own")
-        return values
+        return _implied(values) | values
     presets = PRESETS.get(values.get("preset", CUSTOM), {}).values()
     by_themselves = {name: {CONTROLS[name].default, *(p.get(name) for p in presets)} for name in values}
     return {
@@ -158,7 +158,19 @@ def overridden(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[
     read = {name: CONTROLS[name].read(value) for name, value in overrides.items()}
     parts = PRESETS.get(read.get("preset", CUSTOM), {})
     replaced = {name for part in parts.values() for name in part}
-    return {name: value for name, value in values.items() if name not in replaced} | read
+    return {name: value for name, value in values.items() if name not in replaced} | _implied(read) | read
+
+
+def _implied(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the choices without which some of the values that somebody named would have no effect."""
+    found = {}
+    if "hires_interval" in values or "hires_depth" in values:
+        found["hires"] = "own"
+    if "center" in values or "power" in values:
+        found["schedule"] = "non-uniform"
+    if values.get("steps"):
+        found["schedule"] = "list"
+    return found
 
 
 def resolved(values: Mapping[str, Any], family: Family) -> Options:

@@ -164,8 +164,6 @@ def _component(control: Control, *, elem_id: str, visible: bool) -> Any:
         return gr.Radio(choices=list(kind.options), **common)
     if isinstance(kind, Flag):
         return gr.Checkbox(**common)
-    if isinstance(kind, WholeNumber) and kind.minimum < 0:
-        return gr.Number(precision=0, minimum=kind.minimum, maximum=kind.maximum, step=1, **common)
     if isinstance(kind, (WholeNumber, Number)):
         step = 1 if isinstance(kind, WholeNumber) else 0.05
         return gr.Slider(minimum=kind.minimum, maximum=kind.maximum, step=step, **common)

@@ -14,7 +14,7 @@ from deepcache_ext.sampling import SamplingPass, Statistics
 from deepcache_ext.settings import Settings
 from deepcache_ext.timer import CallTimer
 from deepcache_ext.webui import host
-from deepcache_ext.webui.options import Options, given, overridden, resolved
+from deepcache_ext.webui.options import CONTROLS, Options, given, overridden, resolved
 from deepcache_ext.webui.presets import CUSTOM, too_few
 
 logger = logging.getLogger("deepcache")
@@ -23,6 +23,9 @@ OVERRIDES = "deepcache_overrides"
 """The attribute of a processing object that holds values of an X/Y/Z plot, by control."""
 NOT_USED = "DeepCache not used"
 """The infotext key of the reason why a picture was made without caching."""
+
+
+_OUR_KEYS = {NOT_USED, *(control.infotext_key for control in CONTROLS.values())}
 
 
 @dataclass
@@ -101,11 +104,15 @@ class Controller:
 
     def begin_job(self, p: Any, arguments: Sequence[Any]) -> None:
         """Begin the job of processing object `p` with what the panel or the API sent."""
-        self._drop_ended()
         overrides: Mapping[str, Any] = getattr(p, OVERRIDES, {})
+        if overrides:
+            self._jobs = []  # a cell of a plot, which is in no job; one that failed may have left its own
+        self._drop_ended()
+        # the cells of a plot share one dictionary
+        p.extra_generation_params = {k: v for k, v in p.extra_generation_params.items() if k not in _OUR_KEYS}
         job = _Job(p, self._jobs[0].report if self._jobs else JobReport())
         try:
-            values = given(arguments)
+            values = given(arguments, overrides.get("enabled"))
             values = overridden(values, overrides) if overrides else values
             enabled = values.get("enabled", False)
             if enabled:
@@ -142,18 +149,20 @@ class Controller:
                 running = self._begin_pass(sampler, steps)
             except Exception:  # ours, whatever it is: the picture is made without
                 logger.exception("DeepCache could not begin a pass")
-        if running is None:
-            return original(sampler, steps, func)
         outer, self._running = self._running, running
         start = time.perf_counter()
         try:
             return original(sampler, steps, func)
+        except BaseException:
+            self._abandon(sampler.p)
+            raise
         finally:
             self._running = outer
-            try:
-                running.end(time.perf_counter() - start)
-            except Exception:  # ours, whatever it is: the picture is made already
-                logger.exception("DeepCache could not report a pass")
+            if running is not None:
+                try:
+                    running.end(time.perf_counter() - start)
+                except Exception:  # ours, whatever it is: the picture is made already
+                    logger.exception("DeepCache could not report a pass")
 
     def _begin_pass(self, sampler: Any, steps: int) -> _RunningPass | None:
         self._drop_ended()
@@ -185,6 +194,14 @@ class Controller:
             report.reason = str(error)
             _explain(sampler.p, str(error))
             return None
+
+    def _abandon(self, p: Any) -> None:
+        """Drop the job of `p`, whose sampling raised: the host will not tell its end."""
+        job = self._job_of(p)
+        if job is not None:
+            del self._jobs[self._jobs.index(job) :]
+            if not self._jobs:
+                self.last_report = job.report
 
     def _job_of(self, p: Any) -> _Job | None:
         return next((job for job in self._jobs if job.p() is p), None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import html
 import json
 from collections.abc import Sequence
@@ -15,24 +14,21 @@ from deepcache_ext.webui.presets import Family
 _WIDTH, _HEIGHT, _GAP = 600, 24, 0.2
 
 
-@functools.cache
-def _costs(family: Family) -> tuple[float, Sequence[float]]:
-    """Return the multiply-accumulates of a full evaluation and of a reuse at depth 1, 2, ... (bench/macs.py)."""
-    costs = json.loads(Path(__file__).with_name("costs.json").read_text(encoding="utf-8"))[family]
-    return costs["full"], costs["reuse"]
+_COSTS = json.loads(Path(__file__).with_name("costs.json").read_text(encoding="utf-8"))
+"""Multiply-accumulates of a full evaluation and of a reuse at depth 1, 2, ..., by family, from bench/macs.py."""
 
 
 def depths(family: Family) -> int:
     """Return the largest depth of a family."""
-    return len(_costs(family)[1])
+    return len(_COSTS[family]["reuse"])
 
 
 def speed_up(actions: Sequence[Action], depth: int, family: Family) -> float:
     """Return how much less the U-Net computes than if every evaluation were full."""
-    full, reuses = _costs(family)
+    full, reuses = _COSTS[family]["full"], _COSTS[family]["reuse"]
     reuse = reuses[min(depth, len(reuses)) - 1]
     spent = sum(reuse if action is Action.REUSE else full for action in actions)
-    return len(actions) * full / spent if actions else 1.0
+    return float(len(actions) * full / spent) if actions else 1.0
 
 
 def picture(

@@ -97,24 +97,25 @@ class Server:
 
 @contextmanager
 def serving(webui, python, folder, *flags, extensions=EXTENSIONS):
-    """Run the WebUI in `webui` with copies of `extensions` on a free port; settings and pictures go to `folder`."""
-    installed = [webui / "extensions" / name for name in extensions]
-    for target in installed:
-        shutil.rmtree(target, ignore_errors=True)
+    """Run the WebUI in `webui` with copies of `extensions` and no others on a free port.
+
+    They, the settings and all that it writes are in `folder`; of its own folder only the models are used.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     settings = folder / "config.json"
     settings.write_text(json.dumps(SETTINGS))
     command = [python, "launch.py", *FLAGS, "--port", str(port), "--api-auth", f"{USER}:{PASSWORD}"]
-    command += ["--ui-settings-file", settings, "--ui-config-file", folder / "ui-config.json", *flags]
+    command += ["--data-dir", folder, "--models-dir", webui / "models", *flags]
     log = folder / "webui.log"
     process = None
     try:
-        for target, parts in zip(installed, extensions.values(), strict=True):
+        (folder / "extensions").mkdir()
+        for name, parts in extensions.items():
             for part in parts:
                 copy = shutil.copytree if part.is_dir() else _copy_file
-                copy(part, target / part.name)
+                copy(part, folder / "extensions" / name / part.name)
         with log.open("w") as output:
             process = subprocess.Popen(command, cwd=webui, stdout=output, stderr=output, env=os.environ | VARIABLES)
         server = Server(port, log)
@@ -127,8 +128,6 @@ def serving(webui, python, folder, *flags, extensions=EXTENSIONS):
                 process.wait(20)
             except subprocess.TimeoutExpired:
                 process.kill()
-        for target in installed:
-            shutil.rmtree(target, ignore_errors=True)
 
 
 def _copy_file(source, target):

@@ -59,6 +59,7 @@ def img2img_makes_fewer_steps():
     p = SimpleNamespace(steps=20, denoising_strength=0.75)
     return (
         not (shared.opts.img2img_fix_steps or shared.opts.s_min_uncond_all)
+        and not shared.opts.always_discard_next_to_last_sigma
         and sd_samplers_common.setup_img2img_steps(p)[1] == 15
         and sd_samplers_common.setup_img2img_steps(p, 8)[1] == 7
     )

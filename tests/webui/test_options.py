@@ -111,7 +111,23 @@ def test_infotext_brings_the_same_settings_back(value, family):
 
 def test_infotext_names_only_what_differs_from_the_defaults():
     assert options(True).infotext() == {"DeepCache enabled": True}
-    assert options({"enabled": True, "steps": "1", "center": 3}).infotext() == {"DeepCache enabled": True}
+    unused = {"enabled": True, "schedule": "uniform", "steps": "1", "center": 3}
+    assert options(unused).infotext() == {"DeepCache enabled": True, "DeepCache preset": "Custom"}
+
+
+def test_naming_a_value_implies_what_it_needs_to_have_an_effect():
+    assert options({"enabled": True, "steps": "0, 5"}).base.schedule == "list"
+    assert options({"enabled": True, "power": 2}).base.schedule == "non-uniform"
+    assert options({"enabled": True, "power": 2, "schedule": "uniform"}).base.schedule == "uniform"
+    panel = given([True, "Custom", 4])
+    assert resolved(overridden(panel, {"hires_interval": 7}), "SD1").hires.interval == 7
+    assert resolved(overridden(panel, {"steps": "0, 3"}), "SD1").base.steps == (0, 3)
+
+
+def test_a_plot_that_enables_keeps_the_rest_of_the_panel():
+    panel = [False, "Custom", 7]
+    assert resolved(given(panel, enabled="True"), "SD1").base.interval == 7
+    assert given(panel, enabled="False") == {"enabled": False}
 
 
 def test_infotext_without_deepcache_turns_it_off_and_leaves_the_rest():

@@ -48,9 +48,10 @@ def enable(page, tab="txt2img"):
     page.wait_for_selector(ident("plan", tab) + " svg")
 
 
-def plan(page):
-    page.wait_for_timeout(500)
-    return page.inner_text(ident("plan"))
+def wait_for_plan(page, text):
+    page.wait_for_function(
+        "([id, text]) => document.querySelector(id).innerText.includes(text)", arg=[ident("plan"), text]
+    )
 
 
 def bars(page, kind):
@@ -72,14 +73,14 @@ def test_off_and_closed_at_first(page):
 def test_the_plan_shows_every_evaluation_and_the_speed_up(page):
     enable(page)
     assert (bars(page, "full"), bars(page, "reused")) == (7, 13)
-    assert "7 of 20 evaluations in full, the U-Net about 2.5x as fast" in plan(page)
+    wait_for_plan(page, "7 of 20 evaluations in full, the U-Net about 2.5x as fast")
 
 
 def test_choosing_a_preset_sets_the_controls_and_a_control_makes_it_custom(page):
     enable(page)
     page.click(ident("preset") + " label:has-text('Fast')")
     page.wait_for_function(f"document.querySelector('{ident('interval')} input[type=number]').value == '5'")
-    assert "4 of 20 evaluations in full" in plan(page)
+    wait_for_plan(page, "4 of 20 evaluations in full")
     slider = page.locator(ident("interval") + " input[type=range]")
     box = slider.bounding_box()
     page.mouse.move(box["x"] + 4 / 49 * box["width"], box["y"] + box["height"] / 2)
@@ -87,7 +88,7 @@ def test_choosing_a_preset_sets_the_controls_and_a_control_makes_it_custom(page)
     page.mouse.move(box["x"] + 9.2 / 49 * box["width"], box["y"] + box["height"] / 2, steps=5)
     page.mouse.up()
     page.wait_for_function(f"document.querySelector('{ident('preset')} input:checked').value == 'Custom'")
-    assert "2 of 20 evaluations in full" in plan(page)
+    wait_for_plan(page, "2 of 20 evaluations in full")
     arguments = dict(zip(CONTROLS, sent(page), strict=True))
     changed = {"enabled": True, "preset": "Custom", "interval": 10}
     assert arguments == dict(zip(CONTROLS, DEFAULTS, strict=True)) | changed
@@ -111,29 +112,29 @@ def test_an_own_list_is_drawn_and_a_bad_one_explained(page):
     enable(page)
     page.click(f"{ident('schedule')} label:has(input[value='list'])")
     page.fill(ident("steps") + " textarea", "0, 5, 9-12")
-    assert "6 of 20 evaluations in full" in plan(page)
+    wait_for_plan(page, "6 of 20 evaluations in full")
     page.fill(ident("steps") + " textarea", "0, x")
-    assert "DeepCache will not be used: steps must be a list of evaluations from 0 to 9999" in plan(page)
+    wait_for_plan(page, "DeepCache will not be used: steps must be a list of evaluations from 0 to 9999")
 
 
 def test_the_plan_follows_the_hosts_sampler_steps_and_hires(page):
     enable(page)
     page.fill("#txt2img_steps input[type=number]", "8")
     page.keyboard.press("Tab")
-    assert "8 of 8 evaluations" in plan(page)
-    assert "with 8 steps from noise to picture there is little to gain, only Custom caches below 10" in plan(page)
+    wait_for_plan(page, "8 of 8 evaluations")
+    wait_for_plan(page, "with 8 steps from noise to picture there is little to gain, only Custom caches below 10")
     page.click(ident("preset") + " label:has-text('Custom')")
-    assert "3 of 8 evaluations" in plan(page)
+    wait_for_plan(page, "3 of 8 evaluations")
     page.fill("#txt2img_steps input[type=number]", "30")
     page.keyboard.press("Tab")
     page.click("#txt2img_sampling input")
     page.click("#txt2img_sampling li:has-text('Heun')")
-    assert "21 of 59 evaluations" in plan(page)
+    wait_for_plan(page, "21 of 59 evaluations")
     page.check("#txt2img_hr-checkbox input")
     page.wait_for_timeout(300)
     page.fill("#txt2img_hires_steps input[type=number]", "12")
     page.keyboard.press("Tab")
-    assert "hires: 9 of 23 evaluations" in plan(page)
+    wait_for_plan(page, "hires: 9 of 23 evaluations")
 
 
 def test_the_hires_controls_appear_when_they_are_its_own(page):

@@ -344,3 +344,32 @@ def test_an_engine_that_the_host_applies_after_the_job_has_begun_is_noticed(cont
     monkeypatch.setattr(sd_unet, "current_unet", nn.Identity())
     assert origins(sample(p)) == [0, 1, 2, 3, 4, 5]
     assert "replaced by the engine" in next(iter(p.comments))
+
+
+def test_the_cells_of_a_plot_do_not_share_infotext(controller):
+    """The plot makes shallow copies, which have one dictionary."""
+    cells = [Processing() for _ in range(3)]
+    for cell, overrides in zip(cells, ({"interval": 5}, {"interval": 0}, {"interval": 3}), strict=True):
+        cell.extra_generation_params = cells[0].extra_generation_params
+        cell.deepcache_overrides = overrides
+        job(controller, cell, ON)
+    assert cells[0].extra_generation_params["DeepCache interval"] == 5
+    assert NOT_USED in cells[1].extra_generation_params
+    assert cells[2].extra_generation_params == {"DeepCache enabled": True, "DeepCache preset": "Custom"}
+
+
+def test_a_cell_that_fails_leaves_the_next_one_alone(controller):
+    failed, following = Processing(), Processing()
+    shared.state.begin()
+
+    def fail(step):
+        raise RuntimeError(step)
+
+    controller.begin_job(failed, [ON])
+    with pytest.raises(RuntimeError):
+        sample(failed, during=fail)
+    assert [done.name for done in controller.last_report.passes] == ["txt2img"]
+    controller.begin_job(following, [ON | {"inner": False}])
+    assert origins(sample(following)) == [0, 0, 0, 3, 3, 3]
+    controller.end_job(following)
+    assert full_and_reused(controller) == [("txt2img", 2, 4)]

@@ -15,5 +15,5 @@ class State:
         self.job = ""
 
 
-opts = SimpleNamespace(img2img_fix_steps=False, s_min_uncond_all=False)
+opts = SimpleNamespace(img2img_fix_steps=False, s_min_uncond_all=False, always_discard_next_to_last_sigma=False)
 state = State()
