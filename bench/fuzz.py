@@ -2,7 +2,7 @@
 
 A small U-Net carries in every output value from which row and which evaluation its deep part came. Each run draws
 settings, a sampler's length and stages, the view, sizes, splits of the rows into calls, rows left out, changes of
-layout, size, dtype and weights in mid-run, an exception inside a block, calls that nobody announced, and checks:
+layout, size, dtype and weights in mid-run, an exception inside a block, and checks:
 no exception of ours, no row with another row's feature, none from before the last refresh or from another size or
 layout, interval 1 and everything that is not a reuse from the evaluation itself, and nothing left behind.
 """

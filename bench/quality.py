@@ -50,9 +50,20 @@ class Result:
 
 
 def measure(
-    model: TinyModel, name: str, steps: int, variants: Iterable[Settings], pictures: int, batch: int, guidance: float
+    model: TinyModel,
+    name: str,
+    steps: int,
+    variants: Iterable[Settings],
+    pictures: int,
+    batch: int,
+    guidance: float,
+    *,
+    paired: bool = True,
 ) -> Iterator[Result]:
-    """Yield a result for each of `variants`, all against one uncached run."""
+    """Yield a result for each of `variants`, all against one uncached run.
+
+    Unless `paired`, a second-order sampler is scheduled as if each of its evaluations were a step of its own.
+    """
     sampler = ALL_SAMPLERS[name]
     total = sampler.evaluations(steps)
     prompts = model.prompts(pictures)
@@ -65,7 +76,7 @@ def measure(
             if settings is None:
                 made.append(sampler.sample(model, part, steps, **options))  # type: ignore[arg-type]
                 continue
-            with SamplingPass(model.unet, settings, total, stages=sampler.order) as run:
+            with SamplingPass(model.unet, settings, total, stages=sampler.order if paired else 1) as run:
                 made.append(sampler.sample(model, part, steps, wrap=run.wrap, **options))  # type: ignore[arg-type]
             full, reused = run.statistics.full, run.statistics.reused
             if full + reused != total:
@@ -118,6 +129,11 @@ def main() -> None:
         action="store_true",
         help="add to the .csv that is there, in place of the same cases, and draw all of it",
     )
+    parser.add_argument(
+        "--unpaired",
+        action="store_true",
+        help="schedule second-order samplers as if each evaluation were a step, to see what the pairing gains",
+    )
     options = parser.parse_args()
     if options.quick:
         options.samplers, options.steps, options.pictures = ("Euler", "DPM++ 2M"), [20], 8
@@ -131,7 +147,10 @@ def main() -> None:
     results = _read_csv(options.out.with_suffix(".csv")) if options.append else []
     for name, steps in itertools.product(options.samplers, options.steps):
         settings = variants(options.intervals, options.depths, options.schedules, ALL_SAMPLERS[name].evaluations(steps))
-        for result in measure(model, name, steps, settings, options.pictures, options.batch, options.guidance):
+        found = measure(
+            model, name, steps, settings, options.pictures, options.batch, options.guidance, paired=not options.unpaired
+        )
+        for result in found:
             results = [other for other in results if _case(other) != _case(result)] + [result]
             print(row(_cells(result)), flush=True)
     _write_csv(results, options.out.with_suffix(".csv"))

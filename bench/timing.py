@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,6 +10,8 @@ from typing import Any
 
 import torch
 from torch import nn
+
+from deepcache_ext.timer import now, seconds_between
 
 
 @dataclass
@@ -21,18 +22,7 @@ class Clock:
 
     def mark(self) -> Any:
         """Return this moment."""
-        if self.device != "cuda":
-            return time.perf_counter()
-        event: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        event.record()
-        return event
-
-    def seconds(self, start: Any, end: Any) -> float:
-        """Return the seconds between two marks."""
-        if self.device != "cuda":
-            return float(end - start)
-        torch.cuda.synchronize()
-        return float(start.elapsed_time(end)) / 1000
+        return now(on_cuda=self.device == "cuda")
 
     def time(self, call: Callable[[], object]) -> float:
         """Return the seconds that `call` takes."""
@@ -40,7 +30,7 @@ class Clock:
             torch.cuda.synchronize()
         start = self.mark()
         call()
-        return self.seconds(start, self.mark())
+        return seconds_between(start, self.mark())
 
 
 @dataclass
@@ -70,4 +60,4 @@ def block_times(clock: Clock, blocks: list[nn.Module]) -> Iterator[list[float]]:
     finally:
         for handle in handles:
             handle.remove()
-    seconds.extend(clock.seconds(start, end) for start, end in zip(marks[::2], marks[1::2], strict=True))
+    seconds.extend(seconds_between(start, end) for start, end in zip(marks[::2], marks[1::2], strict=True))

@@ -53,12 +53,12 @@ class SamplingPass:
     """Caches the deep features of one U-Net for the length of one sampling run.
 
     `model` is the U-Net or a module that contains it, `total` the number of evaluations that the sampler will make,
-    None if unknown, and `stages` how many it makes in a step. `view` picks what a reuse puts in place of the block
-    lists: "compact" for the stock loop, "full-length" for a forward that counts blocks, "auto" to decide by whether
-    the instance has a forward of its own.
+    None if unknown, and `stages`, 1 or 2, how many it makes in a step. `view` picks what a reuse puts in place of the
+    block lists: "compact" for the stock loop, "full-length" for a forward that counts blocks, "auto" to decide by
+    whether the instance has a forward of its own.
 
-    Raises ValueError if `model` contains no U-Net, the depth is more than this U-Net has, or `total` or `view` is
-    none of the values above.
+    Raises ValueError if `model` contains no U-Net, the depth is more than this U-Net has, or `total`, `stages` or
+    `view` is none of the values above.
 
     The method is DeepCache, https://arxiv.org/abs/2312.00858.
     """

@@ -7,12 +7,19 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from deepcache_ext.settings import LAST_STEP, Settings, WholeNumber
+from deepcache_ext.settings import LAST_STEP, Settings, WholeNumber, accepted
 
 POWER_STEP = 0.02
 """By how much `non_uniform` lowers a power that gives too few distinct evaluations."""
 
-_TOTAL = WholeNumber(1, LAST_STEP + 1)
+
+class _Total(WholeNumber):
+    def __str__(self) -> str:
+        return f"{super().__str__()}, or None if unknown"
+
+
+_TOTAL = _Total(1, LAST_STEP + 1)
+_STAGES = WholeNumber(1, 2)
 
 
 class Action(enum.Enum):
@@ -70,6 +77,8 @@ class Schedule:
     `stages` is 2 for samplers that evaluate twice in a step (Heun, DPM2, DPM++ 2S a, DPM++ SDE). There the second
     evaluation decides the step, and the first of the next step is at the same sigma or close to it. So each step in
     which the uniform or non-uniform schedule has a full evaluation makes its second one in full; a list stays as it is.
+
+    Raises ValueError for a `total` that is no whole number from 1 to 10000 and for `stages` other than 1 and 2.
     """
 
     settings: Settings
@@ -80,10 +89,8 @@ class Schedule:
 
     def __post_init__(self) -> None:
         if self.total is not None:
-            try:
-                object.__setattr__(self, "total", _TOTAL.read(self.total))
-            except (ValueError, TypeError, OverflowError):
-                raise ValueError(f"total must be {_TOTAL}, or None if unknown; got {self.total!r}") from None
+            object.__setattr__(self, "total", accepted("total", _TOTAL, self.total))
+        object.__setattr__(self, "stages", accepted("stages", _STAGES, self.stages))
         s = self.settings
         inside = None if self.total is None else window(self.total, s.start, s.end)
         object.__setattr__(self, "_window", inside)

@@ -90,6 +90,14 @@ class Steps:
         return tuple(sorted(set(numbers)))
 
 
+def accepted(name: str, kind: Kind, value: Any) -> Any:
+    """Return `value` as `kind` reads it; raises ValueError naming the setting, what is allowed and the value."""
+    try:
+        return kind.read(value)
+    except (ValueError, TypeError, OverflowError):
+        raise ValueError(f"{name} must be {kind}; got {value!r}") from None
+
+
 def setting(default: Any, kind: Kind, label: str, help: str) -> Any:
     """Declare one field of `Settings`: its default, what it accepts, and what the user reads beside it."""
     return dataclasses.field(default=default, metadata={"kind": kind, "label": label, "help": help})
@@ -153,19 +161,12 @@ class Settings:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            object.__setattr__(self, field.name, _read(field, getattr(self, field.name)))
+            value = accepted(field.name, field.metadata["kind"], getattr(self, field.name))
+            object.__setattr__(self, field.name, value)
         if self.start > self.end:
             raise ValueError(f"start must be a number from 0 to end, which is {self.end:g}; got {self.start:g}")
         if self.schedule == "list" and not self.steps:
             raise ValueError('steps must name at least one evaluation for the schedule "list"; got an empty list')
-
-
-def _read(field: dataclasses.Field[Any], value: Any) -> Any:
-    kind: Kind = field.metadata["kind"]
-    try:
-        return kind.read(value)
-    except (ValueError, TypeError, OverflowError):
-        raise ValueError(f"{field.name} must be {kind}; got {value!r}") from None
 
 
 def _finite(value: Any) -> float:

@@ -42,20 +42,21 @@ class CallTimer:
         """Return the seconds of the calls by label; waits for a CUDA device to finish them."""
         times: dict[str, list[float]] = {}
         for label, start, end in self._calls:
-            times.setdefault(label, []).append(_between(start, end))
+            times.setdefault(label, []).append(seconds_between(start, end))
         return times
 
     def _before(self, _unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         x = args[0] if args else kwargs.get("x")
-        self._start = _now(on_cuda=getattr(x, "is_cuda", False))
+        self._start = now(on_cuda=getattr(x, "is_cuda", False))
 
     def _after(self, _unet: nn.Module, _args: tuple[Any, ...], _output: Any) -> None:
         if self._start is not None:
-            self._calls.append((self._label(), self._start, _now(on_cuda=not isinstance(self._start, float))))
+            self._calls.append((self._label(), self._start, now(on_cuda=not isinstance(self._start, float))))
         self._start = None
 
 
-def _now(*, on_cuda: bool) -> Any:
+def now(*, on_cuda: bool) -> Any:
+    """Return this moment for `seconds_between`; on a CUDA device an event, for which nothing waits."""
     if not on_cuda:
         return time.perf_counter()
     event: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
@@ -63,7 +64,8 @@ def _now(*, on_cuda: bool) -> Any:
     return event
 
 
-def _between(start: Any, end: Any) -> float:
+def seconds_between(start: Any, end: Any) -> float:
+    """Return the seconds between two moments of the same kind; waits for a CUDA device to reach `end`."""
     if isinstance(start, float):
         return float(end - start)
     end.synchronize()

@@ -3,6 +3,7 @@
 from modules import script_callbacks, scripts
 
 from deepcache_ext.webui import api, infotext, xyz
+from deepcache_ext.webui.options import INFOTEXT_KEYS
 from deepcache_ext.webui.panel import FINISHED, HOST_COMPONENTS, Panel
 from deepcache_ext.webui.passes import Controller
 
@@ -33,7 +34,7 @@ class DeepCacheScript(scripts.Script):
     def ui(self, is_img2img):
         self.panel = Panel(controller, self.elem_id, img2img=is_img2img)
         self.infotext_fields = infotext.fields(self.panel.inputs)
-        self.paste_field_names = list(infotext.KEYS)
+        self.paste_field_names = list(INFOTEXT_KEYS)
         return self.panel.inputs
 
     def remember(self, made):

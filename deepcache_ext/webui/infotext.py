@@ -7,7 +7,6 @@ from typing import Any
 
 from deepcache_ext.webui.options import CONTROLS, Control, written
 
-KEYS = tuple(control.infotext_key for control in CONTROLS.values())
 _ENABLED = CONTROLS["enabled"].infotext_key
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from deepcache_ext.settings import Choice, Kind, Settings
+from deepcache_ext.settings import Choice, Kind, Settings, accepted
 from deepcache_ext.webui.presets import BALANCED, CUSTOM, NAMES, PRESETS, Family
 
 _TRUE, _FALSE = ("true", "on", "yes", "1"), ("false", "off", "no", "0")
@@ -44,10 +44,7 @@ class Control:
 
     def read(self, value: Any) -> Any:
         """Return `value` as the control's own type; raises ValueError naming the control, the value and the range."""
-        try:
-            return self.kind.read(value)
-        except (ValueError, TypeError, OverflowError):
-            raise ValueError(f"{self.name} must be {self.kind}; got {value!r}") from None
+        return accepted(self.name, self.kind, value)
 
 
 def _controls() -> Iterator[Control]:
@@ -89,6 +86,8 @@ def _controls() -> Iterator[Control]:
 
 CONTROLS = {control.name: control for control in _controls()}
 """Every control by name, in the order of the panel and of the API's positional arguments."""
+
+INFOTEXT_KEYS = tuple(control.infotext_key for control in CONTROLS.values())
 
 
 @dataclass(frozen=True)

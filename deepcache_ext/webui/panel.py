@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 from modules.ui_components import InputAccordion
 
-from deepcache_ext.settings import Choice, Number, WholeNumber
+from deepcache_ext.settings import Choice, Number, WholeNumber, accepted
 from deepcache_ext.webui import host, plan
 from deepcache_ext.webui.options import CONTROLS, Control, Flag, Options, given, resolved, written
 from deepcache_ext.webui.passes import Controller, JobReport
@@ -102,8 +102,10 @@ class Panel:
         loaded = host.loaded()
         try:
             options = resolved(given(values), loaded.family)
-            if max(options.base.depth, options.hires.depth if options.hires else 1) > plan.depths(loaded.family):
-                raise ValueError(f"depth goes up to {plan.depths(loaded.family)} for the loaded checkpoint")
+            depths = WholeNumber(1, plan.depths(loaded.family))
+            for name, settings in (("depth", options.base), ("hires depth", options.hires)):
+                if settings is not None:
+                    accepted(name, depths, settings.depth)
             return "".join(self._passes(options, tab, loaded.family))
         except ValueError as error:
             return f"<p>DeepCache will not be used: {html.escape(str(error))}.</p>"
@@ -135,7 +137,7 @@ def _picture(name: str, options: Options, sampler: str, steps: int, denoising: f
 def report_html(report: JobReport) -> str:
     """Return what a job did as a table, or the reason why nothing was cached."""
     if not report.passes:
-        return f"<p>DeepCache was not used: {html.escape(report.reason or 'nothing was sampled')}.</p>"
+        return f"<p>DeepCache was {html.escape(str(report))}.</p>"
     headings = ("last generation", "full", "reused", "U-Net", "speed-up", "")
     rows = [
         (

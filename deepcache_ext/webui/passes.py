@@ -14,7 +14,7 @@ from deepcache_ext.sampling import SamplingPass, Statistics
 from deepcache_ext.settings import Settings
 from deepcache_ext.timer import CallTimer
 from deepcache_ext.webui import host
-from deepcache_ext.webui.options import CONTROLS, Options, given, overridden, resolved
+from deepcache_ext.webui.options import INFOTEXT_KEYS, Options, given, overridden, resolved
 from deepcache_ext.webui.presets import CUSTOM, too_few
 
 logger = logging.getLogger("deepcache")
@@ -23,9 +23,7 @@ OVERRIDES = "deepcache_overrides"
 """The attribute of a processing object that holds values of an X/Y/Z plot, by control."""
 NOT_USED = "DeepCache not used"
 """The infotext key of the reason why a picture was made without caching."""
-
-
-_OUR_KEYS = {NOT_USED, *(control.infotext_key for control in CONTROLS.values())}
+_OUR_KEYS = {NOT_USED, *INFOTEXT_KEYS}
 
 
 @dataclass

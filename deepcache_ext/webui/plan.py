@@ -13,7 +13,6 @@ from deepcache_ext.webui.presets import Family
 
 _WIDTH, _HEIGHT, _GAP = 600, 24, 0.2
 
-
 _COSTS = json.loads(Path(__file__).with_name("costs.json").read_text(encoding="utf-8"))
 """Multiply-accumulates of a full evaluation and of a reuse at depth 1, 2, ..., by family, from bench/macs.py."""
 

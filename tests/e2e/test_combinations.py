@@ -97,10 +97,14 @@ def test_several_requests_at_once(maker):
 
 
 def test_memory_returns_to_where_it_was(maker):
-    small = {"steps": 4, "width": 64, "height": 64, "cache": {"interval": 2}}
-    for _ in range(5):
-        maker.make(**small)
-    before = maker.state()["tensors"]
-    for _ in range(50):
-        maker.make(**small)
-    assert maker.state()["tensors"] - before < 50
+    """The host's own count goes up and down by some 40 tensors over 25 pictures, with and without the extension."""
+
+    def lowest():
+        counts = []
+        for _ in range(25):
+            maker.make(steps=4, width=64, height=64, cache={"interval": 2})
+            counts.append(maker.state()["tensors"])
+        return min(counts)
+
+    before, _, after = lowest(), lowest(), lowest()
+    assert abs(after - before) < 20

@@ -154,6 +154,12 @@ def test_a_bad_total_is_answered_with_one_sentence(total):
         SamplingPass(TaggedUNet(), Settings(), total)
 
 
+@pytest.mark.parametrize("stages", [0, 3, 1.5, None])
+def test_bad_stages_are_answered_with_one_sentence(stages):
+    with pytest.raises(ValueError, match=r"^stages must be a whole number from 1 to 2; got "):
+        SamplingPass(TaggedUNet(), Settings(), stages=stages)
+
+
 def test_a_bad_view_is_answered_with_one_sentence():
     with pytest.raises(ValueError, match=r"^view must be one of auto, compact, full-length; got 'fulllength'"):
         SamplingPass(TaggedUNet(), Settings(), view="fulllength")
