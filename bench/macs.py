@@ -19,6 +19,7 @@ from DeepCache import DeepCacheSDHelper
 from diffusers import UNet2DConditionModel
 from torch.utils.flop_counter import FlopCounterMode
 
+from bench.control_net import ControlledForward, ControlNet
 from bench.networks import NETWORKS
 from bench.report import save_figure, table, written_on
 from deepcache_ext import SamplingPass, Settings
@@ -34,6 +35,10 @@ CONTEXT = 768
 """Width of SD1.5's text embedding."""
 HELPER_DEPTHS = 3
 
+CONTROLLED = ("SD1.5", "SDXL")
+INTERVAL = 5
+"""Of the speed-ups with a ControlNet."""
+
 FAMILIES = {"SD1": "SD1.5", "SD2": "SD2.1", "SDXL": "SDXL"}
 """The network that stands for each family of checkpoints."""
 
@@ -42,11 +47,14 @@ Cost = tuple[float, float]
 
 
 @functools.lru_cache
-def costs(name: str) -> list[Cost]:
-    """Return the cost of a refresh and of a reuse at depth 1, 2, ... of one image through network `name`."""
+def costs(name: str, latent: int = 0) -> list[Cost]:
+    """Return the cost of a refresh and of a reuse at depth 1, 2, ... of one image through network `name`.
+
+    `latent` is its height and width, 0 the network's usual.
+    """
     network = NETWORKS[name]
     unet = network.build(device="meta")
-    inputs = network.inputs(unet, rows=1, device="meta")
+    inputs = network.inputs(unet, rows=1, latent=latent or network.latent, device="meta")
     result = []
     for depth in range(1, max_depth(unet) + 1):
         with SamplingPass(unet, Settings(interval=2, depth=depth)) as run:
@@ -59,6 +67,28 @@ def costs(name: str) -> list[Cost]:
         if depth == 1:
             result.insert(0, refresh)
     return result
+
+
+def controlled_costs(name: str, depth: int) -> tuple[float, float, float]:
+    """Return what a refresh, a reuse with a whole control model and a reuse with a short one cost, all of it counted.
+
+    For one image through network `name` and one ControlNet of its width.
+    """
+    network = NETWORKS[name]
+    unet = network.build(device="meta")
+    inputs = network.inputs(unet, rows=1, device="meta")
+    control = ControlNet(unet)
+    hint = torch.zeros(1, 3, 8 * network.latent, 8 * network.latent, device="meta")
+    unet.forward = ControlledForward(network, unet, control, hint)
+    found = []
+    for models in ([], [control]):
+        settings = Settings(interval=2, depth=depth)
+        with SamplingPass(unet, settings, control_models=functools.partial(list, models)) as run:
+            run.start_evaluation()
+            refresh = _count(functools.partial(unet, **inputs))[1]
+            run.start_evaluation()
+            found.append(_count(functools.partial(unet, **inputs))[1])
+    return refresh, found[0], found[1]
 
 
 def fractions(name: str) -> list[float]:
@@ -136,6 +166,17 @@ def main() -> None:
         ]
         print(f"\nOne evaluation, {title}\n")
         print(table(headings, rows))
+
+    print("\nWith a ControlNet, depth 1, with attention products\n")
+    rows = []
+    for name in CONTROLLED:
+        refresh, whole, short = controlled_costs(name, 1)
+        cells = [f"{name}, {NETWORKS[name].latent}x{NETWORKS[name].latent} latent"]
+        cells += [f"{cost / 1e9:.2f}" for cost in (refresh, whole, short)]
+        cells += [f"{INTERVAL / (1 + (INTERVAL - 1) * reuse / refresh):.2f}x" for reuse in (whole, short)]
+        rows.append(cells)
+    speeds = [f"N = {INTERVAL}, {what}" for what in ("control model whole", "short")]
+    print(table(["G", "full", "reuse, control model whole", "reuse, short", *speeds], rows))
 
     print("\nLDM-4-G, mean of 250 evaluations, depth 1\n")
     ldm = costs("LDM-4-G")

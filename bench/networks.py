@@ -80,6 +80,11 @@ class Network:
             inputs["y"] = torch.randn(rows, channels, generator=generator).to(dtype)
         return {name: value.to(device) for name, value in inputs.items()}
 
+    def embedding(self, unet: Any, timesteps: Tensor, y: Tensor | None = None) -> Tensor:
+        """Return the embedding of shape (rows, channels) that the U-Net's forward gives its blocks."""
+        emb: Tensor = unet.time_embed(self.module.timestep_embedding(timesteps, unet.model_channels))
+        return emb if y is None else emb + unet.label_emb(y)
+
 
 def in_precision(unet: nn.Module, dtype: torch.dtype) -> nn.Module:
     """Return `unet` with its weights in `dtype`, to be called under autocast; group norms stay in float32.

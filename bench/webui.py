@@ -14,11 +14,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+from bench.macs import FAMILIES, costs
 from bench.report import table, written_on
 from bench.timing import Samples
-from deepcache_ext import Schedule, Settings
-from deepcache_ext.webui import plan
-from deepcache_ext.webui.presets import Family
+from deepcache_ext import Action, Schedule, Settings
 from tests.e2e.pictures import Maker
 from tests.e2e.server import serving
 
@@ -27,7 +26,7 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", help="the model's name, as the WebUI lists it")
-    parser.add_argument("--family", choices=("SD1", "SD2", "SDXL"), default="SD1", help="the checkpoint's family")
+    parser.add_argument("--family", choices=FAMILIES, default="SD1", help="the checkpoint's family")
     parser.add_argument("--size", type=int, default=512, help="height and width of the picture (default 512)")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--intervals", nargs="+", type=int, default=[5])
@@ -50,7 +49,8 @@ def main() -> None:
                 samples.add(f"{interval} own", done["speed_up"])
     print(f"{written_on()}; the WebUI's torch {_torch_of(python)}")
     print(f"{options.checkpoint}, {options.size}x{options.size}, Euler, {options.steps} steps, depth {options.depth}\n")
-    print(_table(samples, options.intervals, options.steps, options.depth, options.family))
+    full, *reuses = (cost for _, cost in costs(FAMILIES[options.family], options.size // 8))
+    print(_table(samples, options.intervals, options.steps, options.depth, reuses[options.depth - 1] / full))
 
 
 def _torch_of(python: str) -> str:
@@ -58,13 +58,13 @@ def _torch_of(python: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def _table(samples: Samples, intervals: list[int], steps: int, depth: int, family: Family) -> str:
+def _table(samples: Samples, intervals: list[int], steps: int, depth: int, reuse_cost: float) -> str:
     uncached = samples.median("1")
     rows = [["1", f"{uncached:.1f} s", f"{samples.median('1 U-Net'):.1f} s", "", "", "", ""]]
     for interval in intervals:
         seconds = samples.median(str(interval))
         actions = Schedule(Settings(interval=interval, depth=depth), steps).actions()
-        promised = plan.speed_up(actions, depth, family)
+        promised = steps / sum(reuse_cost if action is Action.REUSE else 1.0 for action in actions)
         measured = uncached / seconds
         difference = f"{100 * (measured / promised - 1):+.1f} %"
         unet = f"{samples.median(f'{interval} U-Net'):.1f} s"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, TypeVar, get_args
 
 from torch import Tensor, nn
 
+from deepcache_ext.control import short_controls
 from deepcache_ext.schedule import Action, Schedule
 from deepcache_ext.settings import Settings
 from deepcache_ext.store import RowStore, Signature
@@ -55,7 +56,8 @@ class SamplingPass:
     `model` is the U-Net or a module that contains it, `total` the number of evaluations that the sampler will make,
     None if unknown, and `stages`, 1 or 2, how many it makes in a step. `view` picks what a reuse puts in place of the
     block lists: "compact" for the stock loop, "full-length" for a forward that counts blocks, "auto" to decide by
-    whether the instance has a forward of its own.
+    whether the instance has a forward of its own. `control_models` is asked at every such reuse for the ControlNets
+    that the forward will call: of them, too, only what has an effect on the reuse runs.
 
     Raises ValueError if `model` contains no U-Net, the depth is more than this U-Net has, or `total`, `stages` or
     `view` is none of the values above.
@@ -71,12 +73,14 @@ class SamplingPass:
         *,
         stages: int = 1,
         view: ViewName = "auto",
+        control_models: Callable[[], Iterable[Any]] = tuple,
     ) -> None:
         if view not in get_args(ViewName):
             raise ValueError(f"view must be one of {', '.join(get_args(ViewName))}; got {view!r}")
         self.settings = settings
         self.schedule = Schedule(settings, total, stages)
         self._view = view
+        self._control_models = control_models
         self._store = RowStore()
         self._shapes: dict[Signature, Shapes] = {}
         self._hook = self._hook_on(model)
@@ -192,7 +196,8 @@ class SamplingPass:
         if self._view == "full-length" or (self._view == "auto" and has_foreign_forward(self.unet)):
             shapes = self._shapes.setdefault(signature, {})
             features = self._kept(signature) if shapes else None
-            return FullLengthView(self.unet, depth, x, features or {}, shapes)
+            beside = short_controls(self._control_models(), depth) if features else ()
+            return FullLengthView(self.unet, depth, x, features or {}, shapes, beside)
         features = self._kept(signature)
         return RefreshView(self.unet, depth) if features is None else CompactView(self.unet, depth, features)
 

@@ -11,12 +11,14 @@ from __future__ import annotations
 import inspect
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
+
+from deepcache_ext.exchange import Exchange
 
 Shapes = dict[tuple[int, int], tuple[int, ...]]
 """Channels, height and width of a block's output, by the walk's key and the block's position in the deep part."""
@@ -120,21 +122,24 @@ class RefreshView(View):
 
 
 class _SwappedView(View):
-    """A view that exchanges the block lists themselves."""
+    """A view that exchanges the block lists themselves, and whatever `beside` exchanges along with them."""
 
-    def __init__(self, unet: nn.Module) -> None:
+    def __init__(self, unet: nn.Module, beside: Sequence[Exchange] = ()) -> None:
         super().__init__()
         self._unet = unet
-        self._originals: dict[str, nn.Module | None] = {}
+        self._beside = beside
+        self._exchanges: list[Exchange] = []
 
     def enter(self) -> None:
-        view = dict(zip(_LISTS, self._lists(), strict=True))
-        self._originals = {name: self._unet._modules[name] for name in _LISTS}
-        self._unet._modules.update(view)
+        lists = dict(zip(_LISTS, self._lists(), strict=True))
+        self._exchanges = [Exchange(self._unet, **lists), *self._beside]
+        for exchange in self._exchanges:
+            exchange.enter()
 
     def exit(self) -> None:
-        self._unet._modules.update(self._originals)
-        self._originals = {}
+        for exchange in self._exchanges:
+            exchange.exit()
+        self._exchanges = []
 
     @abstractmethod
     def _lists(self) -> tuple[nn.Module, nn.Module, nn.Module]:
@@ -176,8 +181,16 @@ class FullLengthView(_SwappedView):
     other walk they run the blocks and note their shapes in `shapes`.
     """
 
-    def __init__(self, unet: nn.Module, depth: int, x: Tensor, features: Mapping[int, Tensor], shapes: Shapes) -> None:
-        super().__init__(unet)
+    def __init__(
+        self,
+        unet: nn.Module,
+        depth: int,
+        x: Tensor,
+        features: Mapping[int, Tensor],
+        shapes: Shapes,
+        beside: Sequence[Exchange] = (),
+    ) -> None:
+        super().__init__(unet, beside)
         self.reuses = bool(features)
         self._depth = depth
         self._x = x

@@ -85,6 +85,14 @@ def img2img_steps(steps: int, denoising: float) -> int:
     return int(min(denoising, 0.999) * steps) + 1
 
 
+def control_models(p: Any) -> list[Any]:
+    """Return the models of the ControlNet extension's units in a job; none where there is no such extension."""
+    scripts = getattr(getattr(p, "scripts", None), "alwayson_scripts", ())
+    networks = (getattr(script, "latest_network", None) for script in scripts)
+    units = (unit for network in networks for unit in getattr(network, "control_params", None) or ())
+    return [getattr(unit, "control_model", None) for unit in units]
+
+
 def skips_uncond_only_now(denoiser: Any, sigma: Any) -> bool:
     """Tell whether Negative Guidance minimum sigma leaves the unconds out of this evaluation but not of the next.
 

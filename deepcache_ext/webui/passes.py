@@ -219,7 +219,11 @@ class _RunningPass:
         self._report = report
         self._loaded = host.loaded()
         self._run = SamplingPass(
-            self._loaded.unet, settings, report.planned, stages=host.stages(report.sampler)
+            self._loaded.unet,
+            settings,
+            report.planned,
+            stages=host.stages(report.sampler),
+            control_models=lambda: host.control_models(self._p),
         ).install()
         self._timers: list[CallTimer] = []
         self._time_calls()

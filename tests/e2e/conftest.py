@@ -8,6 +8,12 @@ import pytest
 
 from tests.e2e.pictures import Maker, plain_requests
 from tests.e2e.server import serving
+from tests.e2e.works_with import Outcomes
+
+
+def pytest_configure(config):
+    if os.environ.get("WORKS_WITH"):
+        config.pluginmanager.register(Outcomes(os.environ["WORKS_WITH"]))
 
 
 @pytest.fixture(scope="session")

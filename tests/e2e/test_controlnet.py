@@ -69,3 +69,16 @@ def test_a_unit_that_ends_in_mid_run(maker):
     assert done["full"] + done["reused"] == 10
     assert done["error"] == ""
     assert found > closeness(maker)[0] - SLACK
+
+
+def test_a_reuse_runs_only_the_control_blocks_that_it_needs(maker):
+    def blocks(**request):
+        maker.state()
+        maker.make(steps=10, cache={"interval": 3, "depth": 2}, **request)
+        assert maker.counts() == [("txt2img", 4, 6)]
+        return maker.state()["blocks"]
+
+    of_control = blocks(alwayson_scripts={"ControlNet": {"args": [unit(maker, "tiny-cn")]}}) - blocks()
+    input_blocks, middle, hint = 12, 1, 1
+    full = 2 * input_blocks + 2 * middle + hint
+    assert of_control == 4 * full + 6 * (2 * 2 + hint)

@@ -61,10 +61,7 @@ class Case:
             return self.unet.out(h.type(inputs["x"].dtype))
 
     def embedded(self, x, timesteps, context, y=None):
-        emb = self.unet.time_embed(self.network.module.timestep_embedding(timesteps, self.unet.model_channels))
-        if y is not None:
-            emb = emb + self.unet.label_emb(y)
-        return x.type(self.dtype), emb, context
+        return x.type(self.dtype), self.network.embedding(self.unet, timesteps, y), context
 
 
 class TaggedUNet(nn.Module):

@@ -1,0 +1,77 @@
+"""The README's table "works with": which tests show a row, and what came of them.
+
+With WORKS_WITH=FILE in the environment a run of the end-to-end tests writes what came of its rows into that JSON
+file, beside the rows of earlier runs.
+"""
+
+import datetime as dt
+import json
+from fnmatch import fnmatch
+from pathlib import Path
+
+TESTED, NOT_TESTED, BROKEN = "tested", "not tested", "does not work"
+
+ROWS = {
+    "every sampler of the host's list, DPM adaptive and Restart too": "samplers::*",
+    "hires fix, with its own sampler, steps and checkpoint too": "passes::*_hires_fix*",
+    "img2img, and inpainting with a mask": "passes::*_img2img*, passes::*_inpainting*",
+    "refiner in mid-run": "passes::*_refiner_*",
+    "batch count and batch size": "passes::*_batches*, combinations::*batch of*",
+    "X/Y/Z plot": "passes::*_xyz_*",
+    "jobs that another extension makes inside, as ADetailer does": "passes::*_jobs_*",
+    "ControlNet: one unit, two, one that ends in mid-run, hires fix": "controlnet::*",
+    "T2I adapter": "controlnet::*T2I*",
+    "reference-only": "controlnet::*reference*",
+    "LoRA": "combinations::*_lora_*",
+    "batch cond/uncond off": "combinations::*batch_cond_uncond off*, combinations::*_split_*",
+    "prompts over 75 tokens, padded or not": "combinations::*long prompt*",
+    "AND, BREAK, prompt editing": "combinations::*AND*, combinations::*BREAK*, combinations::*_prompt_editing_*",
+    "Negative Guidance minimum sigma, on all steps or every other": "combinations::*Negative Guidance*",
+    "Skip Early CFG": "combinations::*Skip Early CFG*",
+    "CFG 1": "combinations::*CFG 1*",
+    "token merging": "combinations::*token merging*",
+    "hypertile": "combinations::*hypertile*",
+    "sizes that are multiples of 8 only": "combinations::*136x200*, combinations::*hires fix to 1.4*",
+    "`--lowvram`": "lowvram::*--lowvram*",
+    "`--medvram`": "lowvram::*--medvram*",
+    "several API requests at once": "combinations::*_several_*",
+    "Reload UI": "reload::*",
+}
+"""The tests of each row, by file and name."""
+
+
+class Outcomes:
+    """A pytest plugin that collects what came of every test, and writes the rows at the end."""
+
+    def __init__(self, file):
+        self.file = Path(file)
+        self.found = {}
+
+    def pytest_runtest_logreport(self, report):
+        name = report.nodeid.rpartition("/test_")[2].replace(".py::test_", "::_")
+        if report.when == "call" or report.outcome != "passed":
+            worst = {"passed": 0, "skipped": 1, "failed": 2}
+            self.found[name] = max(self.found.get(name, "passed"), report.outcome, key=worst.get)
+
+    def pytest_sessionfinish(self):
+        known = json.loads(self.file.read_text(encoding="utf-8")) if self.file.exists() else {}
+        rows = known.get("rows", {}) | rows_of(self.found)
+        ordered = {title: rows.get(title, NOT_TESTED) for title in ROWS}
+        today = dt.datetime.now(tz=dt.timezone.utc).date().isoformat()
+        self.file.write_text(json.dumps({"date": today, "rows": ordered}, indent=2) + "\n", encoding="utf-8")
+
+
+def rows_of(outcomes):
+    """Return what came of each row that some of the tests of `outcomes` belong to."""
+    found = {}
+    for title, patterns in ROWS.items():
+        of_row = [outcome for name, outcome in outcomes.items() if any(fnmatch(name, p) for p in patterns.split(", "))]
+        if of_row:
+            found[title] = BROKEN if "failed" in of_row else TESTED if "passed" in of_row else NOT_TESTED
+    return found
+
+
+def table(results):
+    """Return the README's table of what a file of results says."""
+    rows = ["| with | |", "| --- | --- |", *(f"| {title} | {outcome} |" for title, outcome in results["rows"].items())]
+    return "\n".join(rows)

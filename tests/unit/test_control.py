@@ -1,0 +1,89 @@
+"""What a reuse leaves out of a control model, on real blocks."""
+
+import pytest
+import torch
+
+from bench.control_net import ControlledForward, ControlNet
+from deepcache_ext import SamplingPass, Settings
+from tests.unit.unets import Case, state_of
+
+DEPTHS = (1, 2, 5)
+
+
+class Controlled:
+    """A narrowed U-Net whose forward calls a control model, and which of the model's modules were called."""
+
+    def __init__(self, name):
+        torch.manual_seed(1)
+        self.case = Case(name)
+        self.control = ControlNet(self.case.unet)
+        hint = torch.rand(1, 3, 64, 64)
+        self.case.unet.forward = ControlledForward(self.case.network, self.case.unet, self.control, hint)
+        self.called = []
+        for key, module in self.control.named_modules():
+            module.register_forward_pre_hook(lambda _module, _args, key=key: self.called.append(key))
+
+    def two(self, depth, models):
+        """Return the outputs of a refresh and of a reuse, and the control model's modules that the reuse called."""
+        with SamplingPass(self.case.unet, Settings(interval=2, depth=depth), control_models=lambda: models) as run:
+            run.start_evaluation()
+            refresh = self.case.call(1)
+            self.called.clear()
+            run.start_evaluation()
+            reuse = self.case.call(2)
+        assert (run.statistics.reused, run.statistics.missed, run.statistics.error) == (1, 0, "")
+        return refresh, reuse, set(self.called)
+
+
+@pytest.fixture(params=["SD1.5", "SDXL"])
+def controlled(request):
+    return Controlled(request.param)
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_a_reuse_runs_only_the_control_blocks_that_it_needs_and_is_the_same(controlled, depth):
+    before = state_of(controlled.control)
+    refresh, reuse, called = controlled.two(depth, [controlled.control, controlled.control])
+    untouched_refresh, untouched_reuse, all_called = controlled.two(depth, [])
+    assert torch.equal(refresh, untouched_refresh)
+    assert torch.equal(reuse, untouched_reuse)
+    blocks = len(controlled.control.input_blocks)
+    lists = ("input_blocks", "zero_convs")
+    assert {f"{name}.{number}" for name in lists for number in range(depth)} <= called
+    left_out = {f"{name}.{number}" for name in lists for number in range(depth, blocks)}
+    left_out |= {"middle_block", "middle_block_out"}
+    assert not left_out & called
+    assert left_out <= all_called
+    assert state_of(controlled.control) == before
+
+
+def test_the_control_has_an_effect_through_the_blocks_that_run(controlled):
+    _, reuse, _ = controlled.two(1, [controlled.control])
+    controlled.control.zero_convs[0].weight.mul_(2)
+    _, other, _ = controlled.two(1, [controlled.control])
+    assert not torch.equal(reuse, other)
+
+
+def test_a_control_model_is_found_inside_the_module_that_holds_it_and_others_are_left_alone(controlled):
+    holder = torch.nn.ModuleDict({"control_model": controlled.control})
+    adapter = torch.nn.Sequential(torch.nn.Linear(1, 1))
+    _, _, called = controlled.two(1, [holder, adapter, None, "no module"])
+    assert "middle_block" not in called
+    assert "input_blocks.0" in called
+
+
+def test_an_exception_in_the_control_model_leaves_it_whole(controlled):
+    before = state_of(controlled.control)
+
+    def fail(*_):
+        raise RuntimeError("in the control model")
+
+    with SamplingPass(controlled.case.unet, Settings(interval=2), control_models=lambda: [controlled.control]) as run:
+        run.start_evaluation()
+        controlled.case.call(1)
+        handle = controlled.control.input_blocks[0].register_forward_hook(fail)
+        run.start_evaluation()
+        with pytest.raises(RuntimeError, match="in the control model"):
+            controlled.case.call(2)
+        handle.remove()
+        assert state_of(controlled.control) == before
