@@ -46,12 +46,17 @@ CASES = {
     "reference and control": (["tiny-cn", "reference_only"], {}),
     "one unit, split calls": (["tiny-cn"], {"override_settings": {"batch_cond_uncond": False}}),
     "hires fix": (["tiny-cn"], HIRES | {"hr_second_pass_steps": 10}),
+    "SDXL": (["xl-cn"], {}),
 }
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_controls_effect_is_all_there(maker, case):
     wanted, request = CASES[case]
+    if case == "SDXL":
+        request = {"model": maker.model("SDXL")}
+        maker.make(steps=1, **request)
+        maker.server.post("/e2e/narrow")
     units = [unit(maker, name) for name in wanted]
     controlled = request | {"alwayson_scripts": {"ControlNet": {"args": units}}}
     with_control, passes = closeness(maker, **controlled)

@@ -8,8 +8,8 @@ import deepcache_contract
 import torch
 from modules import processing, script_callbacks, scripts, shared
 
-counts = {"evaluations": [], "moves": 0}
-wanted = {"inner": "", "raise_at": None}
+counts = {"evaluations": [], "moves": 0, "blocks": 0}
+wanted = {"inner": "", "raise_at": None, "nan_at": None}
 
 
 class Helper(scripts.Script):
@@ -60,19 +60,37 @@ def count_moves():
     torch.nn.Module.to = to
 
 
+def count_block(module, _args):
+    """Count the calls of blocks, those of control models too."""
+    counts["blocks"] += type(module).__name__ == "TimestepEmbedSequential"
+
+
 def count(params):
     if params.denoiser.step == 0 or not counts["evaluations"]:
         counts["evaluations"].append(0)
     counts["evaluations"][-1] += 1
-    if wanted["raise_at"] == counts["evaluations"][-1]:
-        wanted["raise_at"] = None
-        block = shared.sd_model.model.diffusion_model.output_blocks[-1]
+    for wish, act in (("raise_at", run_out_of_memory), ("nan_at", make_nan)):
+        if wanted[wish] == counts["evaluations"][-1]:
+            wanted[wish] = None
+            at_the_next_call(shared.sd_model.model.diffusion_model.output_blocks[-1], act)
 
-        def fail(*_args):
-            handle.remove()
-            raise torch.cuda.OutOfMemoryError("test: out of memory")
 
-        handle = block.register_forward_pre_hook(fail)
+def at_the_next_call(block, act):
+    """Have a block return what `act` makes of its output, once."""
+
+    def hook(_block, _args, output):
+        handle.remove()
+        return act(output)
+
+    handle = block.register_forward_hook(hook)
+
+
+def run_out_of_memory(_output):
+    raise torch.cuda.OutOfMemoryError("test: out of memory")
+
+
+def make_nan(output):
+    return output * float("nan")
 
 
 def state():
@@ -85,6 +103,8 @@ def state():
     found = {
         "evaluations": counts["evaluations"],
         "moves": counts["moves"],
+        "blocks": counts["blocks"],
+        "checkpoint": shared.sd_model.sd_checkpoint_info.name_for_extra,
         "hooks": [type(owner).__module__ for owner in owners if owner is not None],
         "attributes": sorted(name for name in vars(unet) if "deepcache" in name.lower()),
         "axes": [option.label for option in xyz.axis_options if not getattr(option, "is_img2img", False)],
@@ -96,13 +116,13 @@ def state():
         ],
         "tensors": sum(torch.is_tensor(thing) for thing in gc.get_objects()),
     }
-    counts.update(evaluations=[], moves=0)
+    counts.update(evaluations=[], moves=0, blocks=0)
     return found
 
 
-def want(inner: str = "", raise_at: int = 0):
+def want(inner: str = "", raise_at: int = 0, nan_at: int = 0):
     """Set what the next jobs do."""
-    wanted.update(inner=inner, raise_at=raise_at or None)
+    wanted.update(inner=inner, raise_at=raise_at or None, nan_at=nan_at or None)
 
 
 def reload_ui():
@@ -111,11 +131,12 @@ def reload_ui():
 
 
 def narrow_controlnet():
-    """Have the ControlNet extension, which assumes SD1's width, load the ControlNet of a small checkpoint."""
+    """Have the ControlNet extension, which assumes the usual width, load the ControlNet of a small checkpoint."""
     guess = sys.modules.get("scripts.controlnet_model_guess")
     if guess is not None:
         unet = shared.sd_model.model.diffusion_model
-        guess.controlnet_default_config["model_channels"] = unet.model_channels
+        config = guess.controlnet_sdxl_mid_config if shared.sd_model.is_sdxl else guess.controlnet_default_config
+        config["model_channels"] = unet.model_channels
 
 
 def add_routes(_demo, app):
@@ -127,5 +148,6 @@ def add_routes(_demo, app):
 
 
 count_moves()
+torch.nn.modules.module.register_module_forward_pre_hook(count_block)
 script_callbacks.on_cfg_denoiser(count)
 script_callbacks.on_app_started(add_routes)
