@@ -114,7 +114,9 @@ def check(maker: Any, path: str, body: dict[str, Any], cache: dict[str, Any], se
     if "deepcache_ext" in " ".join(state["hooks"]):
         problems.append("a hook was left")
     if cache["interval"] == 1 and cache.get("schedule") != "list" and not same(made, maker.make(path, **body)):
-        problems.append("interval 1 is not identical")
+        seen["the host's first picture differs from its second"] += 1
+        if not same(maker.make(path, cache, **body), maker.make(path, **body)):
+            problems.append("interval 1 is not identical")
     seen.update(requests=1, reused_rows=audit["reused_rows"], reused=sum(d["statistics"]["reused"] for d in passes))
     seen.update(evaluations=sum(evaluations), missed=sum(d["statistics"]["missed"] for d in passes))
     if problems:

@@ -11,6 +11,14 @@ from PIL import Image
 
 SIZE = 128
 STEPS = 8
+KINDS = {
+    "aesthetic_score": "SDXL refiner",
+    "sgm.": "SDXL",
+    "FrozenOpenCLIPEmbedder": "SD2",
+    "cond_stage_key: edit": "edit",
+    "LatentInpaintDiffusion": "inpainting",
+}
+"""What only the configuration of a kind of checkpoint says, the first that fits; SD1's says none of them."""
 HIRES = {"enable_hr": True, "hr_scale": 1.5, "hr_upscaler": "Latent", "denoising_strength": 0.7}
 
 
@@ -23,7 +31,7 @@ class Maker:
         self._kinds = {}
 
     def model(self, kind, *, but=""):
-        """Return the name of a checkpoint of the wanted kind, "SD1" or "SDXL"; skips where the WebUI has none."""
+        """Return the name of a checkpoint of the wanted kind, "SD1" or one of KINDS; skips where the WebUI has none."""
         fitting = [name for name in self._models if name != but and "full" not in name and self._kind(name) == kind]
         if not fitting:
             pytest.skip(f"the WebUI has no {'other ' if but else ''}{kind} checkpoint")
@@ -65,11 +73,12 @@ class Maker:
         return self.server.get("/e2e/state")
 
     def _kind(self, name):
-        """Return the family of a checkpoint, from the configuration that the host chose for it."""
+        """Return the kind of a checkpoint, from the configuration that the host chose for it."""
         if name not in self._kinds:
             config = next(m["config"] for m in self.server.get("/sdapi/v1/sd-models") if m["model_name"] == name)
-            text = Path(config).read_text(encoding="utf-8") if config else ""
-            self._kinds[name] = "SDXL" if "sgm." in text or "xl" in name.lower() else "SD1"
+            without = "sgm." if "xl" in name.lower() else ""
+            text = Path(config).read_text(encoding="utf-8") if config else without
+            self._kinds[name] = next((kind for word, kind in KINDS.items() if word in text), "SD1")
         return self._kinds[name]
 
 
@@ -131,5 +140,6 @@ def closeness(maker, against=None, **request):
 
 
 def _make(maker, request, cache=None):
-    options = request.get("override_settings", {}) | {"sd_model_checkpoint": maker.model("SD1")}
+    options = request.get("override_settings", {})
+    options = options | {"sd_model_checkpoint": request.get("model") or maker.model("SD1")}
     return maker.make(cache=cache, **(request | {"override_settings": options}))

@@ -94,6 +94,17 @@ class Server:
                 raise RuntimeError(f"the WebUI did not start:\n{self.log.read_text()[-3000:]}")
             time.sleep(0.2)
 
+    def wait_for_port(self):
+        """Wait until the WebUI answers: with --nowebui it says that it has started before it listens."""
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                return self.get("/sdapi/v1/memory")
+            except urllib.error.URLError:
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(0.2)
+
 
 @contextmanager
 def serving(webui, python, folder, *flags, extensions=EXTENSIONS):
@@ -107,7 +118,8 @@ def serving(webui, python, folder, *flags, extensions=EXTENSIONS):
     settings = folder / "config.json"
     settings.write_text(json.dumps(SETTINGS))
     command = [python, "launch.py", *FLAGS, "--port", str(port), "--api-auth", f"{USER}:{PASSWORD}"]
-    command += ["--data-dir", folder, "--models-dir", webui / "models", *flags]
+    command += ["--data-dir", folder, "--models-dir", webui / "models"]
+    command += ["--hypernetwork-dir", folder / "hypernetworks", *flags]
     log = folder / "webui.log"
     process = None
     try:
@@ -120,6 +132,7 @@ def serving(webui, python, folder, *flags, extensions=EXTENSIONS):
             process = subprocess.Popen(command, cwd=webui, stdout=output, stderr=output, env=os.environ | VARIABLES)
         server = Server(port, log)
         server.wait_for_start(1, process)
+        server.wait_for_port()
         yield server
     finally:
         if process is not None:

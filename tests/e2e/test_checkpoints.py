@@ -1,0 +1,79 @@
+"""Checkpoints of other kinds, sizes of batches, and hires fix to other sizes."""
+
+import pytest
+
+from tests.e2e.pictures import closeness, mask_of, picture_of, pixels, psnr, same
+from tests.e2e.test_combinations import ON, SLACK, TEN, settings
+
+PICTURE = {"path": "img2img", "init_images": [picture_of()], "denoising_strength": 0.9}
+MASK = {"mask": mask_of(), "inpainting_fill": 1}
+CALLS = {"one call": True, "split calls": False}
+"""The host's setting batch_cond_uncond."""
+
+
+@pytest.fixture(scope="module")
+def usual(maker):
+    """Return how close the plain picture is."""
+    return closeness(maker)[0]
+
+
+@pytest.fixture(params=CALLS)
+def together(request):
+    return CALLS[request.param]
+
+
+@pytest.mark.parametrize("size", [1, 3, 8])
+def test_each_picture_of_a_batch_is_the_one_made_alone(maker, usual, size):
+    found, passes = closeness(maker, batch_size=size)
+    assert [(done["full"], done["reused"], done["missed"]) for done in passes] == [(4, 6, 0)]
+    assert found > usual - SLACK
+    pictures = maker.make(cache=ON, batch_size=size, **TEN)["images"][-size:]
+    assert len({pixels(picture).tobytes() for picture in pictures}) == size
+    for number, picture in enumerate(pictures):
+        assert psnr({"images": [picture]}, maker.make(cache=ON, seed=7 + number, **TEN)) > 45
+
+
+@pytest.mark.parametrize("size", [512, 344])
+def test_hires_fix_from_256(maker, usual, size):
+    request = {"width": 256, "height": 256, "enable_hr": True, "hr_resize_x": size, "hr_resize_y": size}
+    request |= {"hr_upscaler": "Latent", "hr_second_pass_steps": 10, "denoising_strength": 0.7} | TEN
+    uncached = maker.make(**request)
+    cached = maker.make(cache=ON, **request)
+    assert pixels(cached["images"][0]).shape == (size, size, 3)
+    assert maker.counts() == [("txt2img", 4, 6), ("hires", 4, 6)]
+    assert psnr(cached, uncached) > usual - SLACK
+
+
+def test_sdxl_with_its_refiner(maker):
+    model = {"model": maker.model("SDXL")}
+    refiner = {"refiner_checkpoint": maker.model("SDXL refiner"), "refiner_switch_at": 0.5}
+    assert not same(maker.make(**TEN, **model), maker.make(**TEN, **model, **refiner))
+    found, (done,) = closeness(maker, **model, **refiner)
+    assert (done["full"] + done["reused"], done["missed"], done["error"]) == (10, 1, "")
+    assert done["full"] <= 5
+    assert found > closeness(maker, **model)[0] - SLACK
+
+
+@pytest.mark.parametrize("kind", ["SD2", "inpainting"])
+def test_txt2img(maker, usual, kind, together):
+    found, (done,) = closeness(maker, model=maker.model(kind), **settings(batch_cond_uncond=together))
+    assert (done["full"], done["reused"], done["missed"]) == (4, 6, 0)
+    assert found > usual - SLACK
+
+
+@pytest.mark.parametrize("kind", ["SD2", "inpainting", "edit"])
+@pytest.mark.parametrize("mask", [{}, MASK], ids=["whole", "masked"])
+def test_img2img(maker, usual, kind, mask, together):
+    request = PICTURE | mask | settings(batch_cond_uncond=together)
+    found, (done,) = closeness(maker, model=maker.model(kind), **request)
+    assert (done["full"], done["reused"], done["missed"]) == (4, 6, 0)
+    assert found > usual - SLACK
+
+
+def test_instruct_pix2pix_has_three_groups_of_rows(maker, usual, together):
+    request = PICTURE | settings(batch_cond_uncond=together) | {"model": maker.model("edit"), "batch_size": 2}
+    found, (done,) = closeness(maker, image_cfg_scale=1.5, **request)
+    calls = 1 if together else 3
+    assert (done["full"], done["reused"], done["missed"]) == (4, 6, 0)
+    assert (done["calls_full"], done["calls_reused"]) == (4 * calls, 6 * calls)
+    assert found > usual - SLACK
