@@ -106,6 +106,8 @@ class SamplingPass:
         self._signature: Signature | None = None
         self._all_reused = False
         self._postponed = False
+        self._most_rows = 0
+        self._has_grown = False
 
     def __enter__(self) -> SamplingPass:
         return self.install()
@@ -164,6 +166,9 @@ class SamplingPass:
         not change where only the last rows, the unconds, are left out for an evaluation. Where they are and the next
         evaluation has them again, `partial` has it make the refresh that is due now: a refresh without them would
         have to be made again at once.
+
+        An evaluation after one that made more calls than any before, while it reused, is a refresh too. A guidance that
+        begins then amplifies the difference between its own row, just made, and one that was reused.
         """
         self._hook.reset()
         self._index += 1
@@ -176,8 +181,9 @@ class SamplingPass:
 
     def _planned(self, *, partial: bool) -> Action:
         action = self.schedule.action(self._index)
-        if self._postponed and action is Action.REUSE:
+        if (self._postponed or self._has_grown) and action is Action.REUSE:
             action = Action.REFRESH
+        self._has_grown = False
         self._postponed = partial and action is Action.REFRESH and len(self._store) > 0
         return Action.REUSE if self._postponed else action
 
@@ -187,6 +193,9 @@ class SamplingPass:
         first_call = self._rows.stop == 0
         self._rows = range(self._rows.stop, self._rows.stop + len(x))
         self._signature = signature = Signature.of(x)
+        if self._rows.stop > self._most_rows:
+            self._most_rows = self._rows.stop
+            self._has_grown = self._action is Action.REUSE and not first_call
         view = None if self._action is Action.FULL else self._view_of(x, signature)
         self._count(reused=view is not None and view.reuses, first_call=first_call)
         return view

@@ -190,3 +190,15 @@ def test_a_partial_evaluation_with_nothing_kept_refreshes():
         run.start_evaluation(partial=True)
         assert int(unet(torch.zeros(1, 2, 4, 4))[0, 0, 0, 0]) == 0
     assert run.statistics.full == 1
+
+
+def test_the_evaluation_after_one_that_began_a_second_call_refreshes():
+    unet = TaggedUNet()
+    origins = []
+    with SamplingPass(unet, Settings(interval=6), 12) as run:
+        for step in range(12):
+            run.start_evaluation()
+            x = torch.full((1, 2, 4, 4), float(step))
+            calls = 2 if step in {2, 3, 8, 10} else 1
+            origins.append([int(unet(x)[0, 0, 0, 0]) for _ in range(calls)])
+    assert origins == [[0], [0], [0, 2], [3, 3], [3], [3], [6], [6], [6, 8], [6], [6, 8], [6]]
