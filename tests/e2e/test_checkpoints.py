@@ -3,12 +3,10 @@
 import pytest
 
 from tests.e2e.pictures import closeness, mask_of, picture_of, pixels, psnr, same
-from tests.e2e.test_combinations import ON, SLACK, TEN, settings
+from tests.e2e.test_combinations import ON, SLACK, TEN
 
 PICTURE = {"path": "img2img", "init_images": [picture_of()], "denoising_strength": 0.9}
 MASK = {"mask": mask_of(), "inpainting_fill": 1}
-CALLS = {"one call": True, "split calls": False}
-"""The host's setting batch_cond_uncond."""
 
 
 @pytest.fixture(scope="module")
@@ -17,9 +15,18 @@ def usual(maker):
     return closeness(maker)[0]
 
 
-@pytest.fixture(params=CALLS)
-def together(request):
-    return CALLS[request.param]
+def in_one_call_and_split(maker, model, **request):
+    """Return how close the cached picture is, and its calls in full and reused; in one call, then in split calls."""
+    pictures, found = [], []
+    for together in (True, False):
+        options = {"batch_cond_uncond": together, "sd_model_checkpoint": model}
+        request |= {"model": model, "override_settings": options}
+        closeness_, (done,) = closeness(maker, **request)
+        assert (done["full"], done["reused"], done["missed"]) == (4, 6, 0)
+        found.append((closeness_, done["calls_full"], done["calls_reused"]))
+        pictures.append(maker.make(cache=ON, **TEN, **request))
+    assert psnr(*pictures) > 45
+    return found
 
 
 @pytest.mark.parametrize("size", [1, 3, 8])
@@ -55,25 +62,22 @@ def test_sdxl_with_its_refiner(maker):
 
 
 @pytest.mark.parametrize("kind", ["SD2", "inpainting"])
-def test_txt2img(maker, usual, kind, together):
-    found, (done,) = closeness(maker, model=maker.model(kind), **settings(batch_cond_uncond=together))
-    assert (done["full"], done["reused"], done["missed"]) == (4, 6, 0)
-    assert found > usual - SLACK
+def test_txt2img(maker, usual, kind):
+    (one, *calls), (split, *split_calls) = in_one_call_and_split(maker, maker.model(kind))
+    assert (calls, split_calls) == ([4, 6], [8, 12])
+    assert min(one, split) > usual - SLACK
 
 
 @pytest.mark.parametrize("kind", ["SD2", "inpainting", "edit"])
 @pytest.mark.parametrize("mask", [{}, MASK], ids=["whole", "masked"])
-def test_img2img(maker, usual, kind, mask, together):
-    request = PICTURE | mask | settings(batch_cond_uncond=together)
-    found, (done,) = closeness(maker, model=maker.model(kind), **request)
-    assert (done["full"], done["reused"], done["missed"]) == (4, 6, 0)
-    assert found > usual - SLACK
+def test_img2img(maker, usual, kind, mask):
+    (one, *calls), (split, *split_calls) = in_one_call_and_split(maker, maker.model(kind), **PICTURE, **mask)
+    assert (calls, split_calls) == ([4, 6], [8, 12])
+    assert min(one, split) > usual - SLACK
 
 
-def test_instruct_pix2pix_has_three_groups_of_rows(maker, usual, together):
-    request = PICTURE | settings(batch_cond_uncond=together) | {"model": maker.model("edit"), "batch_size": 2}
-    found, (done,) = closeness(maker, image_cfg_scale=1.5, **request)
-    calls = 1 if together else 3
-    assert (done["full"], done["reused"], done["missed"]) == (4, 6, 0)
-    assert (done["calls_full"], done["calls_reused"]) == (4 * calls, 6 * calls)
-    assert found > usual - SLACK
+def test_instruct_pix2pix_has_three_groups_of_rows(maker, usual):
+    request = PICTURE | {"image_cfg_scale": 1.5, "batch_size": 2}
+    (one, *calls), (split, *split_calls) = in_one_call_and_split(maker, maker.model("edit"), **request)
+    assert (calls, split_calls) == ([4, 6], [12, 18])
+    assert min(one, split) > usual - SLACK
