@@ -7,6 +7,7 @@ from pathlib import Path
 from deepcache_ext import __version__
 from deepcache_ext.webui.options import CONTROLS, given, resolved, written
 from deepcache_ext.webui.presets import PRESETS
+from tests.e2e.works_with import ROWS, table
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -70,3 +71,9 @@ def test_every_linked_file_exists():
     for text in (README, (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")):
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
             assert (ROOT / target).exists(), target
+
+
+def test_the_table_works_with_is_what_the_end_to_end_tests_found():
+    results = json.loads((ROOT / "docs" / "works-with.json").read_text(encoding="utf-8"))
+    assert list(results["rows"]) == list(ROWS)
+    assert table(results) in README, table(results)
