@@ -25,7 +25,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.pictures import Maker, picture_of, same
-from tests.e2e.server import EXTENSIONS, ROOT, serving
+from tests.e2e.server import EXTENSIONS, ROOT, parts_of, serving
 from tests.e2e.test_controlnet import unit
 
 WORDS = ("a red house", "the sea at night", "two cats", "old trees", "a blue car", "rain")
@@ -134,7 +134,7 @@ def main() -> int:
     extensions: dict[str, Any] = EXTENSIONS | {"e2e-audit": [ROOT / "tests/e2e/audit/scripts"]}
     control = os.environ.get("CONTROLNET_DIR")
     if control:
-        extensions["sd-webui-controlnet"] = [part for part in Path(control).iterdir() if part.name != ".git"]
+        extensions["sd-webui-controlnet"] = parts_of(control)
     end = time.monotonic() + 60 * options.minutes
     seen: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as folder, serving(webui, python, Path(folder), extensions=extensions) as server:

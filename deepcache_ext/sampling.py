@@ -167,8 +167,8 @@ class SamplingPass:
         evaluation has them again, `partial` has it make the refresh that is due now: a refresh without them would
         have to be made again at once.
 
-        An evaluation after one that made more calls than any before, while it reused, is a refresh too. A guidance that
-        begins then amplifies the difference between its own row, just made, and one that was reused.
+        An evaluation after one that reused and then called for more rows than any before is a refresh too: a guidance
+        that begins there amplifies the difference between its own row, just made, and one that was reused.
         """
         self._hook.reset()
         self._index += 1

@@ -2,12 +2,11 @@
 
 import os
 import sys
-from pathlib import Path
 
 import pytest
 
-from tests.e2e.pictures import Maker, plain_requests
-from tests.e2e.server import serving
+from tests.e2e.pictures import EVERY_THIRD, Maker, closeness, plain_requests, same
+from tests.e2e.server import folder_named_by, serving
 from tests.e2e.works_with import Outcomes
 
 
@@ -18,10 +17,7 @@ def pytest_configure(config):
 
 @pytest.fixture(scope="session")
 def webui():
-    folder = os.environ.get("WEBUI_DIR")
-    if not folder:
-        pytest.skip("WEBUI_DIR names no WebUI; set it, and WEBUI_PYTHON to its Python, to run these tests")
-    return Path(folder)
+    return folder_named_by("WEBUI_DIR", "WebUI; set it, and WEBUI_PYTHON to its Python, to run these tests")
 
 
 @pytest.fixture(scope="session")
@@ -48,6 +44,26 @@ def server(webui, python, tmp_path_factory, plain):
 @pytest.fixture(scope="session")
 def maker(server):
     return Maker(server)
+
+
+@pytest.fixture(scope="module")
+def usual(maker):
+    """Return how close the plain picture is."""
+    return closeness(maker)[0]
+
+
+@pytest.fixture
+def alone(maker):
+    """Return the cached picture that nothing went before."""
+    return maker.make(cache=EVERY_THIRD)
+
+
+@pytest.fixture
+def _nothing_is_left(maker, alone):
+    yield
+    assert "deepcache_ext" not in " ".join(maker.state()["hooks"])
+    assert same(maker.make(cache=EVERY_THIRD), alone)
+    assert maker.counts() == [("txt2img", 3, 5)]
 
 
 @pytest.fixture(autouse=True)

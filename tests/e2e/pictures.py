@@ -19,6 +19,7 @@ KINDS = {
     "LatentInpaintDiffusion": "inpainting",
 }
 """What only the configuration of a kind of checkpoint says, the first that fits; SD1's says none of them."""
+EVERY_THIRD = {"interval": 3, "depth": 1}
 HIRES = {"enable_hr": True, "hr_scale": 1.5, "hr_upscaler": "Latent", "denoising_strength": 0.7}
 
 
@@ -102,7 +103,7 @@ def encoded(image):
 
 
 def pixels(image):
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(image))).convert("RGB"), dtype=np.int16)
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(image))).convert("RGB"), dtype=np.int32)
 
 
 def same(one, other):

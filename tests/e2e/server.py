@@ -12,6 +12,8 @@ from base64 import b64encode
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 PARTS = ("scripts", "deepcache_ext", "install.py", "metadata.ini", "style.css")
 """What an installed extension needs of this repository."""
@@ -55,6 +57,19 @@ SETTINGS = {
     "s_min_uncond_all": False,
 }
 """The host's settings at the start; after a job it restores only those that its file names."""
+
+
+def folder_named_by(variable, what):
+    """Return the folder that an environment variable names; skips where it names none."""
+    folder = os.environ.get(variable)
+    if not folder:
+        pytest.skip(f"{variable} names no {what}")
+    return Path(folder)
+
+
+def parts_of(checkout):
+    """Return what of an extension's checkout is copied."""
+    return [part for part in Path(checkout).iterdir() if part.name != ".git"]
 
 
 class Server:

@@ -9,12 +9,6 @@ PICTURE = {"path": "img2img", "init_images": [picture_of()], "denoising_strength
 MASK = {"mask": mask_of(), "inpainting_fill": 1}
 
 
-@pytest.fixture(scope="module")
-def usual(maker):
-    """Return how close the plain picture is."""
-    return closeness(maker)[0]
-
-
 def in_one_call_and_split(maker, model, **request):
     """Return how close the cached picture is, and its calls in full and reused; in one call, then in split calls."""
     pictures, found = [], []

@@ -1,12 +1,9 @@
 """With the ControlNet extension: CONTROLNET_DIR names a checkout of it whose packages WEBUI_PYTHON can import."""
 
-import os
-from pathlib import Path
-
 import pytest
 
 from tests.e2e.pictures import HIRES, Maker, closeness, picture_of
-from tests.e2e.server import EXTENSIONS, serving
+from tests.e2e.server import EXTENSIONS, folder_named_by, parts_of, serving
 
 FAR = 3.0
 """How many dB at least the cached picture is closer to the uncached one with control than that without control."""
@@ -15,11 +12,8 @@ SLACK = 3.0
 
 @pytest.fixture(scope="module")
 def maker(webui, python, tmp_path_factory):
-    folder = os.environ.get("CONTROLNET_DIR")
-    if not folder:
-        pytest.skip("CONTROLNET_DIR names no checkout of the ControlNet extension")
-    parts = [part for part in Path(folder).iterdir() if part.name != ".git"]
-    extensions = EXTENSIONS | {"sd-webui-controlnet": parts}
+    checkout = folder_named_by("CONTROLNET_DIR", "checkout of the ControlNet extension")
+    extensions = EXTENSIONS | {"sd-webui-controlnet": parts_of(checkout)}
     with serving(webui, python, tmp_path_factory.mktemp("controlnet"), extensions=extensions) as running:
         maker = Maker(running)
         maker.make(steps=1)

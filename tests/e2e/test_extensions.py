@@ -4,14 +4,13 @@ WEBUI_PYTHON must be able to import the packages that they need.
 """
 
 import functools
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.e2e.pictures import HIRES, Maker, picture_of, pixels, psnr, same
-from tests.e2e.server import EXTENSIONS, serving
+from tests.e2e.server import EXTENSIONS, folder_named_by, parts_of, serving
 
 SAG = "Self Attention Guidance"
 THRESHOLDING = "Dynamic Thresholding (CFG Scale Fix)"
@@ -35,16 +34,12 @@ SHARE = 0.5
 
 @pytest.fixture(scope="module")
 def folder():
-    found = os.environ.get("EXTENSIONS_DIR")
-    if not found:
-        pytest.skip("EXTENSIONS_DIR names no folder of other extensions")
-    return Path(found)
+    return folder_named_by("EXTENSIONS_DIR", "folder of other extensions")
 
 
 @pytest.fixture(scope="module")
 def maker(webui, python, folder, tmp_path_factory):
-    checkouts = {name: folder / name for name in REPOSITORIES.values() if (folder / name).is_dir()}
-    others = {name: [part for part in path.iterdir() if part.name != ".git"] for name, path in checkouts.items()}
+    others = {name: parts_of(folder / name) for name in REPOSITORIES.values() if (folder / name).is_dir()}
     extensions = EXTENSIONS | {"e2e-narrow": NARROW} | others
     with serving(webui, python, tmp_path_factory.mktemp("extensions"), extensions=extensions) as running:
         maker = Maker(running)

@@ -5,10 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.e2e.pictures import HIRES, SIZE, STEPS, Maker, same
+from tests.e2e.pictures import EVERY_THIRD, HIRES, SIZE, STEPS, Maker, same
 from tests.e2e.server import serving
 
-ON = {"interval": 3, "depth": 1}
+pytestmark = pytest.mark.usefixtures("_nothing_is_left")
+ON = EVERY_THIRD
 LONG = 60
 ENOUGH = 4
 """Steps after which a run is in its middle: features are kept and have been reused."""
@@ -18,20 +19,6 @@ ENOUGH = 4
 def maker(webui, python, tmp_path_factory):
     with serving(webui, python, tmp_path_factory.mktemp("interrupted")) as running:
         yield Maker(running)
-
-
-@pytest.fixture
-def alone(maker):
-    """Return the cached picture that nothing went before."""
-    return maker.make(cache=ON)
-
-
-@pytest.fixture(autouse=True)
-def _nothing_is_left(maker, alone):
-    yield
-    assert "deepcache_ext" not in " ".join(maker.state()["hooks"])
-    assert same(maker.make(cache=ON), alone)
-    assert maker.counts() == [("txt2img", 3, 5)]
 
 
 def make_and(maker, action, *, run=0, **request):

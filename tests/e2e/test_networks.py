@@ -10,12 +10,6 @@ INIT = {"layer_structure": [1, 2, 1], "activation_func": "relu", "weight_init": 
 
 
 @pytest.fixture(scope="module")
-def usual(maker):
-    """Return how close the picture without a network is."""
-    return closeness(maker)[0]
-
-
-@pytest.fixture(scope="module")
 def embedding(maker):
     """Return the name of an embedding that stands for WORDS."""
     maker.make(steps=1)

@@ -2,23 +2,11 @@
 
 import pytest
 
-from tests.e2e.pictures import HIRES, STEPS, mask_of, picture_of, pixels, same
+from tests.e2e.pictures import EVERY_THIRD, HIRES, STEPS, mask_of, picture_of, pixels, same
 
-ON = {"interval": 3, "depth": 1}
+pytestmark = pytest.mark.usefixtures("_nothing_is_left")
+ON = EVERY_THIRD
 TXT2IMG = ("txt2img", 3, 5)
-
-
-@pytest.fixture
-def alone(maker):
-    """Return the cached picture that nothing went before."""
-    return maker.make(cache=ON)
-
-
-@pytest.fixture(autouse=True)
-def _nothing_is_left(maker, alone):
-    yield
-    assert "deepcache_ext" not in " ".join(maker.state()["hooks"])
-    assert same(maker.make(cache=ON), alone)
 
 
 def test_hires_fix(maker):
