@@ -55,8 +55,12 @@ SETTINGS = {
     "skip_early_cond": 0.0,
     "s_min_uncond": 0.0,
     "s_min_uncond_all": False,
+    "emphasis": "No norm",
 }
-"""The host's settings at the start; after a job it restores only those that its file names."""
+"""The host's settings at the start; after a job it restores only those that its file names.
+
+Its usual emphasis divides by the mean of the text embedding, which an untrained text encoder may well have at 0.
+"""
 
 
 def folder_named_by(variable, what):
