@@ -32,12 +32,14 @@ def random_settings(draw: random.Random) -> Settings:
     return Settings(
         interval=draw.choice([1, 2, 2, 3, 3, 4, 5, 9]),
         depth=draw.choice([1, 2]),
-        schedule=draw.choice(["uniform", "uniform", "non-uniform", "list"]),
+        schedule=draw.choice(["auto", "uniform", "uniform", "non-uniform", "list"]),
+        speed_up=draw.choice([1.5, 2.0, 3.0]),
         center=draw.randint(-5, 30),
         power=draw.uniform(1, 3),
         steps=tuple(draw.sample(range(30), draw.randint(1, 10))),
         start=start,
         end=end,
+        forecast=draw.choice(["on", "off"]),
     )
 
 
@@ -105,7 +107,8 @@ class Run:
             self._check(fresh or action is Action.REUSE, f"{action} used a kept feature")
             self._check(fresh or of_evaluation >= self.kept_since, f"the feature of {of_evaluation} is stale")
             self._check(fresh or self.last.get(row) == of_evaluation, "the feature is not the row's last")
-            self._check(fresh or self.settings.schedule == "list" or self.settings.interval > 1, "interval 1 reused")
+            can_reuse = self.settings.schedule in {"auto", "list"} or self.settings.interval > 1
+            self._check(fresh or can_reuse, "interval 1 reused")
             if fresh:
                 self.last[row] = evaluation
 

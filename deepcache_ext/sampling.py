@@ -11,9 +11,9 @@ from typing import Any, Literal, TypeVar, get_args
 from torch import Tensor, nn
 
 from deepcache_ext.control import short_controls
-from deepcache_ext.schedule import Action, Schedule
+from deepcache_ext.schedule import OUTERMOST, Action, Schedule
 from deepcache_ext.settings import Settings
-from deepcache_ext.store import RowStore, Signature
+from deepcache_ext.store import Call, RowStore, Signature
 from deepcache_ext.unet import (
     CallHook,
     CompactView,
@@ -54,10 +54,14 @@ class SamplingPass:
     """Caches the deep features of one U-Net for the length of one sampling run.
 
     `model` is the U-Net or a module that contains it, `total` the number of evaluations that the sampler will make,
-    None if unknown, and `stages`, 1 or 2, how many it makes in a step. `view` picks what a reuse puts in place of the
-    block lists: "compact" for the stock loop, "full-length" for a forward that counts blocks, "auto" to decide by
-    whether the instance has a forward of its own. `control_models` is asked at every such reuse for the ControlNets
-    that the forward will call: of them, too, only what has an effect on the reuse runs.
+    None if unknown, and `stages`, 1 or 2, how many it makes in a step. `noisy` says that the sampler adds noise between
+    evaluations (ancestral, SDE), which the forecast of a feature then follows; with two stages as well nothing is
+    forecast, since a step's first evaluation is so near the last step's second that holding the feature is closer.
+    `reuse`, the cost of a reuse as a part of a full evaluation, is for the schedule "auto".
+    `view` picks what a reuse puts in place of the block lists: "compact" for the stock loop, "full-length" for a
+    forward that counts blocks, "auto" to decide by whether the instance has a forward of its own. `control_models` is
+    asked at every such reuse for the ControlNets that the forward will call: of them, too, only what has an effect on
+    the reuse runs.
 
     Raises ValueError if `model` contains no U-Net, the depth is more than this U-Net has, or `total`, `stages` or
     `view` is none of the values above.
@@ -72,16 +76,19 @@ class SamplingPass:
         total: int | None = None,
         *,
         stages: int = 1,
+        noisy: bool = False,
+        reuse: float = OUTERMOST,
         view: ViewName = "auto",
         control_models: Callable[[], Iterable[Any]] = tuple,
     ) -> None:
         if view not in get_args(ViewName):
             raise ValueError(f"view must be one of {', '.join(get_args(ViewName))}; got {view!r}")
         self.settings = settings
-        self.schedule = Schedule(settings, total, stages)
+        self.schedule = Schedule(settings, total, stages, reuse)
         self._view = view
         self._control_models = control_models
-        self._store = RowStore()
+        forecasts = settings.forecast == "on" and not (noisy and stages > 1)
+        self._store = RowStore(forecasts=forecasts, noisy=noisy)
         self._shapes: dict[Signature, Shapes] = {}
         self._hook = self._hook_on(model)
         self._start_clock()
@@ -95,15 +102,14 @@ class SamplingPass:
         unet, depth = find_unet(model), self.settings.depth
         if depth > max_depth(unet):
             raise ValueError(f"depth must be a whole number from 1 to {max_depth(unet)} for this U-Net; got {depth}")
-        return CallHook(unet, self._choose, self._done, self._fail, self.forget)
+        return CallHook(unet, self._choose, self._done, self._fail, self._release)
 
     def _start_clock(self) -> None:
         self.statistics = Statistics()
         self._index = -1
         self._action = Action.FULL
         self._layout: Hashable = None
-        self._rows = range(0)
-        self._signature: Signature | None = None
+        self._call: Call | None = None
         self._all_reused = False
         self._postponed = False
         self._most_rows = 0
@@ -149,6 +155,10 @@ class SamplingPass:
         self._store.clear()
         self._shapes.clear()
 
+    def _release(self) -> None:
+        self.forget()
+        self._call = None
+
     def wrap(self, denoiser: Callable[..., T]) -> Callable[..., T]:
         """Return `denoiser` with every call of it starting an evaluation, for a sampler to call."""
 
@@ -172,10 +182,13 @@ class SamplingPass:
         """
         self._hook.reset()
         self._index += 1
-        self._rows = range(0)
+        self._call = None
         self._action = self._planned(partial=partial)
-        if self._action is not Action.REUSE or layout != self._layout:
+        if self._action is Action.FULL or layout != self._layout:
             self.forget()
+        elif self._action is Action.REFRESH:
+            self._store.start_refresh()
+            self._shapes.clear()
         self._layout = layout
         return self._action
 
@@ -187,31 +200,31 @@ class SamplingPass:
         self._postponed = partial and action is Action.REFRESH and len(self._store) > 0
         return Action.REUSE if self._postponed else action
 
-    def _choose(self, x: Tensor) -> View | None:
+    def _choose(self, x: Tensor, timesteps: Tensor | None) -> View | None:
         if self._index < 0:
             return None
-        first_call = self._rows.stop == 0
-        self._rows = range(self._rows.stop, self._rows.stop + len(x))
-        self._signature = signature = Signature.of(x)
-        if self._rows.stop > self._most_rows:
-            self._most_rows = self._rows.stop
+        first_call = self._call is None
+        first = 0 if self._call is None else self._call.rows.stop
+        self._call = call = Call(range(first, first + len(x)), x, _of_each_row(timesteps, x))
+        if call.rows.stop > self._most_rows:
+            self._most_rows = call.rows.stop
             self._has_grown = self._action is Action.REUSE and not first_call
-        view = None if self._action is Action.FULL else self._view_of(x, signature)
+        view = None if self._action is Action.FULL else self._view_of(call)
         self._count(reused=view is not None and view.reuses, first_call=first_call)
         return view
 
-    def _view_of(self, x: Tensor, signature: Signature) -> View:
+    def _view_of(self, call: Call) -> View:
         depth = self.settings.depth
         if self._view == "full-length" or (self._view == "auto" and has_foreign_forward(self.unet)):
-            shapes = self._shapes.setdefault(signature, {})
-            features = self._kept(signature) if shapes else None
+            shapes = self._shapes.setdefault(call.signature, {})
+            features = self._kept(call) if shapes else None
             beside = short_controls(self._control_models(), depth) if features else ()
-            return FullLengthView(self.unet, depth, x, features or {}, shapes, beside)
-        features = self._kept(signature)
+            return FullLengthView(self.unet, depth, call.x, features or {}, shapes, beside)
+        features = self._kept(call)
         return RefreshView(self.unet, depth) if features is None else CompactView(self.unet, depth, features)
 
-    def _kept(self, signature: Signature) -> dict[int, Tensor] | None:
-        return self._store.take(self._rows, signature) if self._action is Action.REUSE else None
+    def _kept(self, call: Call) -> dict[int, Tensor] | None:
+        return self._store.take(call) if self._action is Action.REUSE else None
 
     def _count(self, *, reused: bool, first_call: bool) -> None:
         s = self.statistics
@@ -230,11 +243,18 @@ class SamplingPass:
         if view.reuses:
             if not view.complete:
                 self.forget()
-        elif self._signature is not None:
-            self._store.keep(self._rows, self._signature, view.kept)
+        elif self._call is not None:
+            self._store.keep(self._call, view.kept)
 
     def _fail(self, error: Exception) -> None:
         if not self.statistics.error:
             self.statistics.error = f"{type(error).__name__}: {error}"
             logger.warning("DeepCache stopped caching for this picture: %s", self.statistics.error)
         self.remove()
+
+
+def _of_each_row(timesteps: Tensor | None, x: Tensor) -> Tensor:
+    """Return the timesteps of a call with input `x` as shape (rows,) on its device, 0 where there is none for each."""
+    if timesteps is None or timesteps.numel() not in {1, len(x)}:
+        return x.new_zeros(len(x))
+    return timesteps.detach().to(x.device).reshape(-1).expand(len(x))

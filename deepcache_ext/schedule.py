@@ -7,10 +7,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from deepcache_ext.placement import full_evaluations, interval, placed
 from deepcache_ext.settings import LAST_STEP, Settings, WholeNumber, accepted
 
 POWER_STEP = 0.02
 """By how much `non_uniform` lowers a power that gives too few distinct evaluations."""
+
+
+OUTERMOST = 0.08
+"""What a reuse of the outermost block pair costs on SD1 and SD2, as a part of a full evaluation; see bench/macs.py."""
 
 
 class _Total(WholeNumber):
@@ -74,9 +79,13 @@ class Schedule:
     for evaluations past `total`, the non-uniform schedule goes on as 1:N, and without a total the window is the
     whole run. The first evaluation of the window always refreshes.
 
+    The schedule "auto" places as many full evaluations as the settings' speed-up leaves, where each costs `reuse` of a
+    full one if it reuses. Where there is no total, and past it, it goes on as the uniform schedule of that speed.
+
     `stages` is 2 for samplers that evaluate twice in a step (Heun, DPM2, DPM++ 2S a, DPM++ SDE). There the second
     evaluation decides the step, and the first of the next step is at the same sigma or close to it. So each step in
-    which the uniform or non-uniform schedule has a full evaluation makes its second one in full; a list stays as it is.
+    which the uniform or non-uniform schedule has a full evaluation makes its second one in full, "auto" gives all of
+    these before any first one but the run's own, and a list stays as it is.
 
     Raises ValueError for a `total` that is no whole number from 1 to 10000 and for `stages` other than 1 and 2.
     """
@@ -84,6 +93,7 @@ class Schedule:
     settings: Settings
     total: int | None = None
     stages: int = 1
+    reuse: float = OUTERMOST
     _window: range | None = field(init=False, repr=False)
     _full: tuple[int, ...] | None = field(init=False, repr=False)
 
@@ -100,7 +110,9 @@ class Schedule:
         """Return what evaluation `index`, counted from 0, does."""
         if self._reuses(index):
             return Action.REUSE
-        return Action.REFRESH if self._reuses(index + 1) else Action.FULL
+        behind = 1 if self.settings.forecast == "off" else 2
+        used = any(self._reuses(later) for later in range(index + 1, index + 1 + behind))
+        return Action.REFRESH if used else Action.FULL
 
     def actions(self) -> tuple[Action, ...]:
         """Return the whole plan; raises ValueError if the total is unknown."""
@@ -108,14 +120,32 @@ class Schedule:
             raise ValueError("the plan needs the number of evaluations; total is None")
         return tuple(self.action(index) for index in range(self.total))
 
+    @property
+    def _interval(self) -> int:
+        s = self.settings
+        return interval(s.speed_up, self.reuse) if s.schedule == "auto" else s.interval
+
     def _listed(self, inside: range | None) -> tuple[int, ...] | None:
         s = self.settings
         if s.schedule == "list":
             return s.steps
+        if s.schedule == "auto" and inside and self.total is not None:
+            return self._placed(inside, self.total)
         if s.schedule == "non-uniform" and inside:
             first = inside.start
             return tuple(first + i for i in non_uniform(len(inside), s.interval, s.center - first, s.power))
         return None
+
+    def _placed(self, inside: range, total: int) -> tuple[int, ...]:
+        count = full_evaluations(total, self.settings.speed_up, self.reuse) - (total - len(inside))
+        deciding = [index for index in inside if index % self.stages == self.stages - 1]
+        others = [index for index in inside if index != inside.start and index not in deciding]
+        chosen = {inside.start}
+        for group in (deciding, others):
+            left = count - len(chosen.difference(group))
+            if group and left > 0:
+                chosen.update(group[position] for position in placed(len(group), left))
+        return tuple(sorted(chosen))
 
     def _reuses(self, index: int) -> bool:
         s = self.settings
@@ -125,9 +155,9 @@ class Schedule:
             past_the_end = s.end == 1 and index >= self._window.stop > first
             if index not in self._window and not past_the_end:
                 return False
-        if index == first or (s.interval == 1 and s.schedule != "list"):
+        if index == first or (self._interval == 1 and s.schedule != "list"):
             return False
-        if s.schedule == "list" or self.stages == 1:
+        if self.stages == 1 or s.schedule == "list" or (s.schedule == "auto" and self._full is not None):
             return not self._due(index, first)
         step = index - index % self.stages
         due = [self._due(evaluation, first) for evaluation in range(step, step + self.stages)]
@@ -137,7 +167,7 @@ class Schedule:
         """Return whether the schedule, which knows no stages, makes evaluation `index` in full."""
         s = self.settings
         if self._full is None:
-            return index >= first and (index - first) % s.interval == 0
-        if s.schedule == "non-uniform" and self.total is not None and index >= self.total:
-            return (index - self._full[-1]) % s.interval == 0
+            return index >= first and (index - first) % self._interval == 0
+        if s.schedule != "list" and self.total is not None and index >= self.total:
+            return (index - self._full[-1]) % self._interval == 0
         return index in self._full

@@ -110,6 +110,19 @@ class Settings:
     Raises ValueError, naming the field, the value and what is allowed, for anything else.
     """
 
+    schedule: str = setting(
+        "uniform",
+        Choice(("auto", "uniform", "non-uniform", "list")),
+        "Schedule",
+        "Where full evaluations fall: where they help most at the speed you set, evenly, denser around a centre, "
+        "or by your own list.",
+    )
+    speed_up: float = setting(
+        2.0,
+        Number(1.0, 4.0),
+        "Speed-up",
+        "How many times as fast the U-Net is to be. Higher is less close to the full picture.",
+    )
     interval: int = setting(
         3,
         WholeNumber(1, 50),
@@ -121,12 +134,6 @@ class Settings:
         WholeNumber(1, 11),
         "Depth",
         "Outer block pairs that always run. Higher is slower and mostly closer.",
-    )
-    schedule: str = setting(
-        "uniform",
-        Choice(("uniform", "non-uniform", "list")),
-        "Schedule",
-        "Where the full evaluations fall: evenly, denser around a centre (as fast), or where your own list says.",
     )
     center: int = setting(
         15,
@@ -157,6 +164,13 @@ class Settings:
         Number(0.0, 1.0),
         "End",
         "All full after this fraction of the run. Lower: slower, closer fine detail.",
+    )
+    forecast: str = setting(
+        "on",
+        Choice(("on", "off")),
+        "Forecast",
+        "Let kept features go on changing, and follow the noise that a sampler adds: as fast, and closer. "
+        "Off is the paper's.",
     )
 
     def __post_init__(self) -> None:

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from deepcache_ext import forecast
+from deepcache_ext.forecast import Kept
+
 
 @dataclass(frozen=True)
 class Signature:
@@ -22,17 +25,29 @@ class Signature:
     dtype: torch.dtype
     device: torch.device
 
-    @classmethod
-    def of(cls, x: Tensor) -> Signature:
-        """Return the signature of a U-Net input of shape (rows, channels, height, width)."""
-        return cls(tuple(x.shape[1:]), x.dtype, x.device)
+
+@dataclass(frozen=True)
+class Call:
+    """What one U-Net call is given, and which of its evaluation's rows it is for."""
+
+    rows: range
+    x: Tensor
+    """Of shape (rows, channels, height, width)."""
+    times: Tensor
+    """Timesteps, of shape (rows,), on the same device."""
+
+    @property
+    def signature(self) -> Signature:
+        """What the features of the call fit."""
+        return Signature(tuple(self.x.shape[1:]), self.x.dtype, self.x.device)
 
 
 @dataclass(frozen=True)
 class _Row:
     signature: Signature
-    walks: dict[int, Tensor]
-    """A feature of shape (1, channels, height, width) for each walk over the blocks, by the walk's key."""
+    walks: dict[int, Kept]
+    """What is kept of each walk over the blocks, by the walk's key."""
+    generation: int
 
 
 Walk = Sequence[Tensor]
@@ -40,48 +55,84 @@ Walk = Sequence[Tensor]
 
 
 class RowStore:
-    """Features of the last refresh, one per row and walk."""
+    """Features of the last refresh, one per row and walk; with `forecasts` also those of the refresh before.
 
-    def __init__(self) -> None:
+    Where the input is `noisy`, forecasts follow it, and go along a line only once that would have come true; see
+    `deepcache_ext.forecast`.
+    """
+
+    def __init__(self, *, forecasts: bool = False, noisy: bool = False) -> None:
         self._rows: dict[int, _Row] = {}
+        self._forecasts = forecasts
+        self._noisy = noisy
+        self._generation = 0
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._current())
 
     def __repr__(self) -> str:
-        return f"RowStore(rows={sorted(self._rows)}, bytes={self.nbytes})"
+        return f"RowStore(rows={sorted(self._current())}, bytes={self.nbytes})"
 
     @property
     def nbytes(self) -> int:
         """Memory that the kept features hold, in bytes."""
-        kept = (walk.untyped_storage() for row in self._rows.values() for walk in row.walks.values())
-        return sum({storage.data_ptr(): storage.nbytes() for storage in kept}.values())
+        kept = [walk for row in self._rows.values() for walk in row.walks.values()]
+        both = [one for walk in kept for one in (walk, walk.before) if one is not None]
+        storages = (one.feature.untyped_storage() for one in both)
+        return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
     def clear(self) -> None:
         """Forget every row and release its memory."""
         self._rows.clear()
 
-    def keep(self, rows: range, signature: Signature, walks: Mapping[int, Walk]) -> None:
-        """Keep the features of a call over `rows`, replacing what was kept of them.
+    def start_refresh(self) -> None:
+        """Serve no row any more that isn't kept anew; for forecasts the features of the last refresh stay."""
+        if self._forecasts:
+            self._rows = self._current()
+            self._generation += 1
+        else:
+            self.clear()
+
+    def keep(self, call: Call, walks: Mapping[int, Walk]) -> None:
+        """Keep the features of `call`, replacing what was kept of its rows.
 
         `walks` has key 0 for the walk over the call's own input and other keys for walks over anything else. Nothing
         is kept of a call in which a walk covered another number of rows than the call, since its rows can't be told
         apart, or in which none of several walks is known to be the call's own.
         """
-        for row in rows:
-            self._rows.pop(row, None)
-        if any(len(walk) != len(rows) for walk in walks.values()) or 0 not in walks:
+        before = {row: self._rows.pop(row, None) for row in call.rows}
+        if any(len(walk) != len(call.rows) for walk in walks.values()) or 0 not in walks:
             return
-        for position, row in enumerate(rows):
-            self._rows[row] = _Row(signature, {key: walk[position] for key, walk in walks.items()})
+        x, times = call.x.detach(), call.times
+        if self._forecasts:
+            x, times = x.clone(), times.clone()
+        for position, row in enumerate(call.rows):
+            one = Call(range(row, row + 1), x[position : position + 1], times[position : position + 1])
+            of_row = {key: walk[position] for key, walk in walks.items()}
+            self._rows[row] = _Row(call.signature, self._after(before[row], one, of_row), self._generation)
 
-    def take(self, rows: range, signature: Signature) -> dict[int, Tensor] | None:
+    def take(self, call: Call) -> dict[int, Tensor] | None:
         """Return a fresh tensor of shape (rows, channels, height, width) for each walk's key, or None.
 
-        None where a row is not kept, was kept for another signature, or was kept by a forward that made other walks.
+        With forecasts it is the feature to expect of `call`, else the last one. None where a row is not kept, was kept
+        for another signature, or was kept by a forward that made other walks.
         """
-        kept = [self._rows.get(row) for row in rows]
-        found = [row for row in kept if row is not None and row.signature == signature]
+        current = self._current()
+        kept = [current.get(row) for row in call.rows]
+        found = [row for row in kept if row is not None and row.signature == call.signature]
         if not found or len(found) != len(kept) or len({frozenset(row.walks) for row in found}) != 1:
             return None
-        return {key: torch.cat([row.walks[key] for row in found]) for key in found[0].walks}
+        return {key: forecast.expected([row.walks[key] for row in found], call.x, call.times) for key in found[0].walks}
+
+    def _current(self) -> dict[int, _Row]:
+        return {number: row for number, row in self._rows.items() if row.generation == self._generation}
+
+    def _after(self, last: _Row | None, call: Call, walks: dict[int, Tensor]) -> dict[int, Kept]:
+        """Return what to keep of a row where `last` was kept of it before."""
+        fits = self._forecasts and last is not None and last.signature == call.signature
+        if last is None or not fits or last.walks.keys() != walks.keys():
+            return {key: forecast.first(new, call.x, call.times, noisy=self._noisy) for key, new in walks.items()}
+        return {
+            key: forecast.after(last.walks[key], new, call.x, call.times, noisy=self._noisy)
+            for key, new in walks.items()
+        }

@@ -247,16 +247,16 @@ class FullLengthView(_SwappedView):
 class CallHook:
     """Gives every call of a U-Net a view: hooks before and after whatever forward is in force.
 
-    `choose` gets the call's input of shape (rows, channels, height, width) and returns the view to use, or None for
-    the untouched U-Net. `done` gets the view after a call that raised nothing. `failed` gets an exception of
-    `choose`, `done` or the view; the call itself goes on untouched. `released` is called when the hook is removed,
-    also by the installation of another.
+    `choose` gets the call's input of shape (rows, channels, height, width) and its timesteps of shape (rows,), None if
+    it has none, and returns the view to use, or None for the untouched U-Net. `done` gets the view after a call that
+    raised nothing. `failed` gets an exception of `choose`, `done` or the view; the call itself goes on untouched.
+    `released` is called when the hook is removed, also by the installation of another.
     """
 
     def __init__(
         self,
         unet: nn.Module,
-        choose: Callable[[Tensor], View | None],
+        choose: Callable[[Tensor, Tensor | None], View | None],
         done: Callable[[View], None],
         failed: Callable[[Exception], None],
         released: Callable[[], None],
@@ -298,7 +298,8 @@ class CallHook:
         self._calls += 1
         try:
             if self._calls == 1:
-                self._view = self._choose(args[0] if args else kwargs["x"])
+                x = args[0] if args else kwargs["x"]
+                self._view = self._choose(x, args[1] if len(args) > 1 else kwargs.get("timesteps"))
                 if self._view is not None:
                     self._view.enter()
             elif self._calls == 2 and self._view is not None:

@@ -20,7 +20,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--depth", type=int, default=1, help="outermost block pairs that always run (default 1)")
     parser.add_argument("--steps", type=int, default=20, help="sampler steps (default 20)")
     parser.add_argument("--sampler", choices=SAMPLERS, default="DPM++ 2M", help="default DPM++ 2M")
-    parser.add_argument("--schedule", default="uniform", help='uniform, non-uniform, or a list such as "0, 5, 9, 13"')
+    parser.add_argument(
+        "--schedule", default="uniform", help='uniform, non-uniform, auto, or a list such as "0, 5, 9, 13"'
+    )
+    parser.add_argument("--speed-up", type=float, default=2.0, help="what the schedule auto aims at (default 2)")
     parser.add_argument("--pictures", type=int, default=16, help="how many pictures (default 16)")
     parser.add_argument("--out", type=Path, default=Path("out/demo.png"), help="the picture (default out/demo.png)")
     options = parser.parse_args(arguments)
@@ -37,15 +40,21 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _settings(options: argparse.Namespace) -> Settings:
-    common = {"interval": options.interval, "depth": options.depth}
-    if options.schedule in ("uniform", "non-uniform"):
+    common = {"interval": options.interval, "depth": options.depth, "speed_up": options.speed_up}
+    if options.schedule in ("auto", "uniform", "non-uniform"):
         return Settings(**common, schedule=options.schedule, center=min(15, options.steps // 3))
     return Settings(**common, schedule="list", steps=options.schedule)
 
 
 def _compare(model: TinyModel, sampler: Sampler, settings: Settings, options: argparse.Namespace) -> None:
     prompts = model.prompts(options.pictures)
-    run = SamplingPass(model.unet, settings, sampler.evaluations(options.steps), stages=sampler.order)
+    run = SamplingPass(
+        model.unet,
+        settings,
+        sampler.evaluations(options.steps),
+        stages=sampler.order,
+        noisy=sampler.noisy,
+    )
     sampler.sample(model, prompts, 2)  # warm-up, so that neither run pays for the first calls
 
     print("without the cache", flush=True)

@@ -18,11 +18,12 @@ Wrap = Callable[[Evaluate], Evaluate]
 
 @dataclass(frozen=True)
 class Sampler:
-    """One k-diffusion sampler: its function, whether it takes Karras sigmas, its evaluations per step."""
+    """One k-diffusion sampler: its function, whether it takes Karras sigmas, its evaluations per step, added noise."""
 
     function: Callable[..., Tensor]
     karras: bool = False
     order: int = 1
+    noisy: bool = False
 
     def evaluations(self, steps: int) -> int:
         """Return how many denoiser calls `steps` steps make; the last step of a second-order sampler makes one."""
@@ -57,13 +58,13 @@ class Sampler:
 
 SAMPLERS = {
     "Euler": Sampler(sampling.sample_euler),
-    "Euler a": Sampler(sampling.sample_euler_ancestral),
+    "Euler a": Sampler(sampling.sample_euler_ancestral, noisy=True),
     "Heun": Sampler(sampling.sample_heun, order=2),
     "DPM2": Sampler(sampling.sample_dpm_2, order=2),
-    "DPM2 a": Sampler(sampling.sample_dpm_2_ancestral, order=2),
-    "DPM++ 2S a": Sampler(sampling.sample_dpmpp_2s_ancestral, karras=True, order=2),
+    "DPM2 a": Sampler(sampling.sample_dpm_2_ancestral, order=2, noisy=True),
+    "DPM++ 2S a": Sampler(sampling.sample_dpmpp_2s_ancestral, karras=True, order=2, noisy=True),
     "DPM++ 2M": Sampler(sampling.sample_dpmpp_2m, karras=True),
-    "DPM++ SDE": Sampler(sampling.sample_dpmpp_sde, karras=True, order=2),
-    "DPM++ 2M SDE": Sampler(sampling.sample_dpmpp_2m_sde, karras=True),
-    "DPM++ 3M SDE": Sampler(sampling.sample_dpmpp_3m_sde, karras=True),
+    "DPM++ SDE": Sampler(sampling.sample_dpmpp_sde, karras=True, order=2, noisy=True),
+    "DPM++ 2M SDE": Sampler(sampling.sample_dpmpp_2m_sde, karras=True, noisy=True),
+    "DPM++ 3M SDE": Sampler(sampling.sample_dpmpp_3m_sde, karras=True, noisy=True),
 }

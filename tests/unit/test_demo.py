@@ -14,7 +14,7 @@ from demo.pictures import IDENTICAL, psnr, relative_error
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("schedule", ["uniform", "non-uniform", "0, 2"])
+@pytest.mark.parametrize("schedule", ["auto", "uniform", "non-uniform", "0, 2"])
 def test_it_prints_the_table_and_writes_the_picture(tmp_path, capsys, schedule):
     out = tmp_path / "new folder" / "demo.png"
     arguments = ["--steps", "4", "--pictures", "2", "--interval", "2", "--schedule", schedule, "--out", str(out)]

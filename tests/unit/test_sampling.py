@@ -1,6 +1,7 @@
 """A pass under real samplers on a trained model."""
 
 import logging
+import weakref
 
 import pytest
 import torch
@@ -202,3 +203,30 @@ def test_the_evaluation_after_one_that_began_a_second_call_refreshes():
             calls = 2 if step in {2, 3, 8, 10} else 1
             origins.append([int(unet(x)[0, 0, 0, 0]) for _ in range(calls)])
     assert origins == [[0], [0], [0, 2], [3, 3], [3], [3], [6], [6], [6, 8], [6], [6, 8], [6]]
+
+
+@pytest.mark.parametrize(
+    ("noisy", "stages", "refreshes"), [(False, 1, 2), (False, 2, 2), (True, 1, 2), (True, 2, 1)], ids=str
+)
+def test_two_stages_with_added_noise_hold_the_last_feature(noisy, stages, refreshes):
+    unet = TaggedUNet()
+    settings = Settings(schedule="list", steps=(0, 1))
+    with SamplingPass(unet, settings, 3, noisy=noisy, stages=stages) as run:
+        for _ in range(2):
+            run.start_evaluation()
+            unet(torch.zeros(1, 2, 4, 4))
+        assert run.kept_bytes == refreshes * 2 * 4 * 4 * 4
+
+
+def test_a_removed_pass_holds_no_tensor():
+    unet = TaggedUNet()
+    inputs = []
+    with SamplingPass(unet, Settings(interval=2)) as run:
+        for _ in range(3):
+            run.start_evaluation()
+            x = torch.zeros(1, 2, 4, 4)
+            inputs.append(weakref.ref(x))
+            unet(x)
+    del x
+    assert [tensor() for tensor in inputs] == [None] * 3
+    assert run.statistics.reused == 1

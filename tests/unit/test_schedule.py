@@ -102,10 +102,11 @@ def test_several_windows_are_a_list():
     assert full(precise_in_the_middle) == [0, 3, 6, 7, 8, 9, 12]
 
 
-def test_outside_the_window_every_evaluation_is_full():
-    schedule = Schedule(Settings(interval=3, start=0.4, end=0.8), 20)
+@pytest.mark.parametrize(("forecast", "refreshes"), [("off", [8, 11, 14]), ("on", [7, 8, 11, 14])])
+def test_outside_the_window_every_evaluation_is_full(forecast, refreshes):
+    schedule = Schedule(Settings(interval=3, start=0.4, end=0.8, forecast=forecast), 20)
     assert full(schedule) == [*range(8), 8, 11, 14, *range(16, 20)]
-    assert [index for index, action in enumerate(schedule.actions()) if action is Action.REFRESH] == [8, 11, 14]
+    assert [index for index, action in enumerate(schedule.actions()) if action is Action.REFRESH] == refreshes
 
 
 @pytest.mark.parametrize(

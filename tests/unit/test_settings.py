@@ -17,7 +17,7 @@ from deepcache_ext import Settings
         ("interval", None, "a whole number"),
         ("depth", 40, "from 1 to 11"),
         ("depth", "deep", "from 1 to 11"),
-        ("schedule", "quadratic", "one of uniform, non-uniform, list"),
+        ("schedule", "quadratic", "one of auto, uniform, non-uniform, list"),
         ("center", math.nan, "from -1000 to 1000"),
         ("center", math.inf, "from -1000 to 1000"),
         ("power", 0.5, "from 1 to 5"),

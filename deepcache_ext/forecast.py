@@ -1,0 +1,177 @@
+"""What a kept feature has become since it was computed: on along a line in time, and with the input.
+
+Along a run without added noise features move along smooth curves, so the next one lies about where the line through
+the last two refreshes leads (TaylorSeer, arXiv 2503.06923, order 1; here in the U-Net's own timestep). Noise that a
+sampler adds moves the input off any line, and the feature with it; but the U-Net's input is known on a reuse too. So
+the part of a feature's change that the line misses is predicted as a convolution over the part of the input's change
+that the line misses, fitted by least squares at each refresh to what that refresh has just shown. This second part
+has no source that we know of.
+
+Both parts are scaled by what would have been best at the last refresh, from 0 to 1. Everything stays on the features'
+device, is done row by row, and nothing waits for it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+FARTHEST = 2.0
+"""The longest forecast, in distances between the two refreshes."""
+SAMPLE = 4
+"""The line's trust looks at one in this many rows and columns of a feature."""
+PATCH = 3
+"""Width and height of the convolution."""
+ITERATIONS = 3
+"""Of conjugate gradients, with which the fit is as good as the exact one and needs nothing but products."""
+RIDGE = 0.01
+"""What the fit adds to its diagonal, in means of that diagonal."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One row's feature as of one refresh, and what is known about how it changes."""
+
+    feature: Tensor
+    """Of shape (1, channels, height, width)."""
+    x: Tensor
+    """The U-Net's input, of shape (1, input channels, height, width)."""
+    time: Tensor
+    """The U-Net's timestep, of shape (1,)."""
+    trust: Tensor
+    """By what to multiply the way along the line, of shape (1,)."""
+    before: Kept | None = None
+    """The refresh before, without its own `before`; None if nothing that fits is kept of it."""
+    response: Tensor | None = None
+    """The convolution, of shape (1, channels, input channels * PATCH ** 2); None before anything could be fitted."""
+    response_trust: Tensor | None = None
+    """By what to multiply it, of shape (1,)."""
+
+
+def first(feature: Tensor, x: Tensor, time: Tensor, *, noisy: bool) -> Kept:
+    """Return what to keep of a row of which nothing fitting was kept; a line in a `noisy` run is on trial first."""
+    return Kept(feature, x, time, torch.full((1,), 0.0 if noisy else 1.0, device=feature.device))
+
+
+def after(last: Kept, feature: Tensor, x: Tensor, time: Tensor, *, noisy: bool) -> Kept:
+    """Return what to keep of a row of which `last` was kept; only in a `noisy` run it follows the input."""
+    earlier = last.before
+    now = Kept(feature, x, time, last.trust, replace(last, before=None))
+    if earlier is not None:
+        way = reach(time, last.time, earlier.time)
+        now = replace(now, trust=_trust(earlier.feature, last.feature, feature, way))
+    if not noisy:
+        return now
+    way = now.trust * (0.0 if earlier is None else reach(time, last.time, earlier.time))
+    old = last if earlier is None else earlier
+    with _own_precision(feature.device):
+        missed = _flat(feature) - _flat(_on_line(old.feature, last.feature, way))
+        moved = _patches(x.float() - _on_line(old.x.float(), last.x.float(), way), feature)
+        trust = torch.ones_like(now.trust)
+        if last.response is not None:
+            trust = _scale(last.response.float() @ moved, missed)
+        return replace(now, response=_fit(moved, missed).to(feature.dtype), response_trust=trust)
+
+
+def expected(kept: Sequence[Kept], x: Tensor, times: Tensor) -> Tensor:
+    """Return the feature to expect at the U-Net's input `x`, of shape (rows, ...), and `times`, of shape (rows,).
+
+    The last one, where only one refresh is known of each row.
+    """
+    last = torch.cat([row.feature for row in kept])
+    if all(row.before is None for row in kept):
+        return last
+    earlier = [row.before or row for row in kept]
+    way = reach(times, torch.cat([row.time for row in kept]), torch.cat([row.time for row in earlier]))
+    way = way * torch.cat([row.trust for row in kept])
+    found = _on_line(torch.cat([row.feature for row in earlier]), last, way)
+    if all(row.response is None for row in kept):
+        return found
+    old, new = (torch.cat([row.x for row in rows]).float() for rows in (earlier, kept))
+    moved = x.float() - _on_line(old, new, way)
+    patches = _patches(moved, found).to(found.dtype)
+    response = torch.cat([_scaled_response(row, patches.shape[1]) for row in kept])
+    with _own_precision(found.device):
+        return torch.baddbmm(found.flatten(2), response, patches).view_as(found)
+
+
+def reach(time: Tensor, last: Tensor, before: Tensor) -> Tensor:
+    """Return how far `time` is beyond `last`, in distances from `before` to `last`; all of shape (rows,).
+
+    0 where time runs backwards (Restart), or where both refreshes were at the same time (Heun's stages).
+    """
+    time, last, before = time.float(), last.float(), before.float()
+    run = last - before
+    far = (time - last) / torch.where(run == 0, torch.ones_like(run), run)
+    return torch.where(run == 0, torch.zeros_like(run), far.clamp(0, FARTHEST))
+
+
+def _on_line(before: Tensor, last: Tensor, way: Tensor) -> Tensor:
+    return torch.addcmul(last, last - before, way.to(last.dtype).view(-1, 1, 1, 1))
+
+
+def _trust(before: Tensor, last: Tensor, new: Tensor, way: Tensor) -> Tensor:
+    """Return the factor from 0 to 1 with which a forecast of `new` would have come closest; 1 where nothing moved."""
+    one, two, three = (feature[..., ::SAMPLE, ::SAMPLE].float() for feature in (before, last, new))
+    return _scale((two - one) * way.view(-1, 1, 1, 1), three - two)
+
+
+def _scale(guess: Tensor, found: Tensor) -> Tensor:
+    """Return the factor from 0 to 1, of shape (1,), by which `guess` comes closest to `found`; 1 if it is all 0."""
+    length = guess.square().sum()
+    best = (guess * found).sum() / torch.where(length == 0, torch.ones_like(length), length)
+    return torch.where(length == 0, torch.ones_like(best), best.nan_to_num(0.0).clamp(0, 1)).view(1)
+
+
+def _own_precision(device: torch.device) -> AbstractContextManager[object]:
+    """Return a context in which a host's autocast does not round what is summed over a whole feature."""
+    if device.type in {"cpu", "cuda", "xpu"}:
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
+
+
+def _flat(feature: Tensor) -> Tensor:
+    return feature.float().flatten(2)
+
+
+def _patches(x: Tensor, feature: Tensor) -> Tensor:
+    """Return the surroundings of each pixel of `x`, brought to the feature's size: (rows, surroundings, pixels)."""
+    height, width = feature.shape[-2:]
+    if x.shape[-2:] != feature.shape[-2:]:
+        x = functional.interpolate(x, (height, width), mode="bilinear", align_corners=False)
+    padded = functional.pad(x, (PATCH // 2,) * 4)
+    offsets = itertools.product(range(PATCH), repeat=2)
+    shifts = [padded[..., down : down + height, along : along + width] for down, along in offsets]
+    return torch.cat(shifts, dim=1).flatten(2)
+
+
+def _fit(moved: Tensor, missed: Tensor) -> Tensor:
+    """Return the matrix R for which R @ moved comes closest to `missed`, in least squares with a ridge."""
+    products = moved @ moved.mT
+    diagonal = products.diagonal(dim1=1, dim2=2)
+    products = products + torch.diag_embed((RIDGE * diagonal.mean(1, keepdim=True)).expand_as(diagonal))
+    rest = moved @ missed.mT
+    found, direction, length = torch.zeros_like(rest), rest, rest.square().sum()
+    for _ in range(ITERATIONS):
+        change = products @ direction
+        step = _over(length, (direction * change).sum())
+        found, rest = found + step * direction, rest - step * change
+        length, previous = rest.square().sum(), length
+        direction = rest + _over(length, previous) * direction
+    return found.mT
+
+
+def _over(one: Tensor, other: Tensor) -> Tensor:
+    return torch.where(other > 0, one / torch.where(other > 0, other, torch.ones_like(other)), torch.zeros_like(one))
+
+
+def _scaled_response(row: Kept, surroundings: int) -> Tensor:
+    if row.response is None or row.response_trust is None:
+        return row.feature.new_zeros(1, row.feature.shape[1], surroundings)
+    return row.response * row.response_trust.to(row.response.dtype)

@@ -1,0 +1,108 @@
+"""Where the schedule "auto" puts the full evaluations."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deepcache_ext import Action, Schedule, Settings
+from deepcache_ext.placement import full_evaluations, interval, placed
+
+SPEEDS = st.floats(1, 4)
+
+
+def cost(schedule, reuse):
+    actions = schedule.actions()
+    return sum(reuse if action is Action.REUSE else 1 for action in actions) / len(actions)
+
+
+def full(schedule):
+    return [index for index, action in enumerate(schedule.actions()) if action is not Action.REUSE]
+
+
+@given(st.integers(1, 120), st.data())
+def test_the_first_and_as_many_as_asked_for_in_gaps_that_never_shrink(total, data):
+    count = data.draw(st.integers(1, total))
+    found = placed(total, count)
+    gaps = np.diff(found)
+    assert len(found) == count
+    assert found[0] == 0
+    assert found[-1] < total
+    assert count == 1 or gaps.min() >= 1
+    assert (np.diff(gaps) >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("total", "count", "expected"),
+    [
+        (20, 7, (0, 2, 4, 6, 9, 13, 18)),
+        (20, 10, (0, 1, 2, 3, 5, 7, 9, 12, 15, 18)),
+        (20, 2, (0, 13)),
+        (20, 1, (0,)),
+        (3, 3, (0, 1, 2)),
+    ],
+)
+def test_where_they_are(total, count, expected):
+    assert placed(total, count) == expected
+
+
+def test_without_growth_they_are_even():
+    assert set(np.diff(placed(50, 12, growth=1))) <= {4, 5}
+
+
+@pytest.mark.parametrize("growth", [2, 4, 8])
+def test_the_last_gap_is_about_growth_times_the_first(growth):
+    gaps = np.diff(placed(1000, 41, growth))
+    assert gaps[-1] / gaps[0] == pytest.approx(growth, rel=0.2)
+
+
+@given(st.integers(1, 200), SPEEDS, st.sampled_from([1, 2]), st.floats(0.02, 0.24))
+def test_the_speed_up_is_the_one_asked_for_within_one_evaluation(total, speed_up, stages, reuse):
+    settings = Settings(schedule="auto", speed_up=speed_up)
+    schedule = Schedule(settings, total, stages, reuse=reuse)
+    found = full(schedule)
+    assert found[0] == 0
+    if full_evaluations(total, speed_up, reuse) > 1:
+        assert abs(cost(schedule, reuse) * total - total / speed_up) <= 0.5 * (1 - reuse) + 1e-6
+
+
+@given(st.integers(2, 60), SPEEDS)
+def test_second_stages_come_before_first_ones(steps, speed_up):
+    found = full(Schedule(Settings(schedule="auto", speed_up=speed_up), 2 * steps - 1, 2))
+    deciding = range(1, 2 * steps - 1, 2)
+    firsts = [index for index in found if index not in deciding and index != 0]
+    assert not firsts or set(deciding) <= set(found)
+
+
+def test_all_is_full_outside_the_window_and_the_speed_is_kept():
+    settings = Settings(schedule="auto", speed_up=1.5, start=0.2, end=0.8)
+    found = full(Schedule(settings, 20))
+    assert {0, 1, 2, 3, 4, 16, 17, 18, 19} <= set(found)
+    assert len(found) == full_evaluations(20, 1.5, 0.08)
+
+
+def test_without_a_total_and_past_it_the_schedule_is_uniform():
+    settings = Settings(schedule="auto", speed_up=2)
+    assert interval(2, 0.08) == 3
+    unknown = Schedule(settings)
+    assert [unknown.action(index) is Action.REUSE for index in range(7)] == [False, True, True] * 2 + [False]
+    planned = Schedule(settings, 20)
+    last = full(planned)[-1]
+    assert [planned.action(index) is Action.REUSE for index in range(20, 29)] == [
+        (index - last) % 3 != 0 for index in range(20, 29)
+    ]
+
+
+@pytest.mark.parametrize(("speed_up", "expected"), [(1, 1), (1.5, 2), (1.85, 2), (2.5, 3), (4, 6)])
+def test_the_interval_of_a_speed_up(speed_up, expected):
+    found = interval(speed_up, 0.08)
+    assert found == expected
+    assert found / (1 + (found - 1) * 0.08) >= speed_up - 0.01
+
+
+def test_a_speed_up_that_no_interval_reaches_is_the_longest():
+    assert interval(4, 0.25) == 50
+
+
+def test_speed_up_one_is_full():
+    assert full(Schedule(Settings(schedule="auto", speed_up=1), 20)) == list(range(20))
