@@ -78,6 +78,12 @@ def stages(sampler: str) -> int:
     return 1 if config is None else int(config.total_steps(1))
 
 
+def adds_noise(sampler: str) -> bool:
+    """Return whether the named sampler is one that adds noise between evaluations (ancestral, SDE)."""
+    config = sd_samplers.all_samplers_map.get(sampler)
+    return config is not None and any(config.options.get(option) for option in ("uses_ensd", "brownian_noise"))
+
+
 def img2img_steps(steps: int, denoising: float) -> int:
     """Return how many of `steps` img2img makes at a denoising strength."""
     if shared.opts.img2img_fix_steps:

@@ -10,6 +10,8 @@ from typing import Any
 from deepcache_ext.settings import Choice, Kind, Settings, accepted
 from deepcache_ext.webui.presets import BALANCED, CUSTOM, NAMES, PRESETS, Family
 
+_OF_HIRES = ("speed_up", "interval", "depth")
+"""Settings that the hires pass may have of its own."""
 _TRUE, _FALSE = ("true", "on", "yes", "1"), ("false", "off", "no", "0")
 
 
@@ -57,7 +59,7 @@ def _controls() -> Iterator[Control]:
         BALANCED,
         Choice(NAMES),
         "Preset",
-        "Interval and depth for the loaded checkpoint: Quality is the closest picture, Fast the shortest wait.",
+        "Speed-up and depth for the loaded checkpoint: Quality is the closest picture, Fast the shortest wait.",
     )
     yield from of_settings.values()
     yield Control(
@@ -65,14 +67,14 @@ def _controls() -> Iterator[Control]:
         "same",
         Choice(("same", "own", "off")),
         "Hires pass",
-        "The second pass: the same settings, an interval and depth of its own, or off, which is slowest and closest.",
+        "The second pass: the same settings, a speed and depth of its own, or off, which is slowest and closest.",
     )
-    for name in ("interval", "depth"):
+    for name in _OF_HIRES:
         control = of_settings[name]
         yield dataclasses.replace(
             control,
             name=f"hires_{name}",
-            label=f"Hires {name}",
+            label=f"Hires {control.label.lower()}",
             help=f"{control.label} of the hires pass; the same effect there.",
         )
     yield Control(
@@ -83,6 +85,15 @@ def _controls() -> Iterator[Control]:
         "Also for pictures that other extensions make in a job, as ADetailer's faces; off is slower and closer.",
     )
 
+
+SCHEDULES = {
+    "speed_up": {"auto"},
+    "interval": {"uniform", "non-uniform"},
+    "center": {"non-uniform"},
+    "power": {"non-uniform"},
+    "steps": {"list"},
+}
+"""The schedules that a setting is for; any, if it is not named here."""
 
 CONTROLS = {control.name: control for control in _controls()}
 """Every control by name, in the order of the panel and of the API's positional arguments."""
@@ -103,14 +114,9 @@ class Options:
 
     def infotext(self) -> dict[str, Any]:
         """Return what differs from the defaults and matters here, by infotext key."""
-        relevant = {
-            "center": self.base.schedule == "non-uniform",
-            "power": self.base.schedule == "non-uniform",
-            "steps": self.base.schedule == "list",
-            "interval": self.base.schedule != "list",
-            "hires_interval": self.values["hires"] == "own",
-            "hires_depth": self.values["hires"] == "own",
-        }
+        schedule, own = self.base.schedule, self.values["hires"] == "own"
+        relevant = {name: schedule in schedules for name, schedules in SCHEDULES.items()}
+        relevant |= {f"hires_{name}": own and relevant.get(name, True) for name in _OF_HIRES}
         return {
             control.infotext_key: written(self.values[name])
             for name, control in CONTROLS.items()
@@ -163,8 +169,12 @@ def overridden(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[
 def _implied(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the choices without which some of the values that somebody named would have no effect."""
     found = {}
-    if "hires_interval" in values or "hires_depth" in values:
+    if any(f"hires_{name}" in values for name in _OF_HIRES):
         found["hires"] = "own"
+    if "interval" in values:
+        found["schedule"] = "uniform"
+    if "speed_up" in values:
+        found["schedule"] = "auto"
     if "center" in values or "power" in values:
         found["schedule"] = "non-uniform"
     if values.get("steps"):
@@ -185,5 +195,5 @@ def resolved(values: Mapping[str, Any], family: Family) -> Options:
     base = Settings(**{field.name: force[field.name] for field in dataclasses.fields(Settings)})
     hires = {"same": base, "off": None}.get(force["hires"], base)
     if force["hires"] == "own":
-        hires = dataclasses.replace(base, interval=force["hires_interval"], depth=force["hires_depth"])
+        hires = dataclasses.replace(base, **{name: force[f"hires_{name}"] for name in _OF_HIRES})
     return Options(base, hires, force["inner"], force)

@@ -11,7 +11,7 @@ from modules.ui_components import InputAccordion
 
 from deepcache_ext.settings import Choice, Number, WholeNumber, accepted
 from deepcache_ext.webui import host, plan
-from deepcache_ext.webui.options import CONTROLS, Control, Flag, Options, given, resolved, written
+from deepcache_ext.webui.options import CONTROLS, SCHEDULES, Control, Flag, Options, given, resolved, written
 from deepcache_ext.webui.passes import Controller, JobReport
 from deepcache_ext.webui.presets import CUSTOM, PRESETS, Family, too_few
 
@@ -31,8 +31,10 @@ FINISHED = ("generation_info_txt2img", "generation_info_img2img")
 """The host's components that change when a generation has finished; the last that a tab makes."""
 
 _SAME_SAMPLER = "Use same sampler"
-_SETS = ("interval", "depth", "schedule")
+_SETS = ("schedule", "speed_up", "depth")
 """The controls that a preset sets."""
+_DEPENDENT = [name for name in CONTROLS if name in SCHEDULES or name.startswith("hires_")]
+"""The controls of which the schedule and the hires pass decide whether they matter."""
 
 
 class Panel:
@@ -85,15 +87,15 @@ class Panel:
         components["enabled"].change(_preset_values, [preset, *sets], sets, **quick)
         for component in sets:
             component.input(lambda: CUSTOM, None, preset, **quick)
-        dependent = [components[name] for name in ("interval", "center", "power", "steps")]
-        components["schedule"].change(_for_schedule, components["schedule"], dependent, **quick)
-        own = [components["hires_interval"], components["hires_depth"]]
-        components["hires"].change(_for_hires, components["hires"], own, **quick)
+        chosen = [components["schedule"], components["hires"]]
+        dependent = [components[name] for name in _DEPENDENT]
+        for component in chosen:
+            component.change(_visibility, chosen, dependent, **quick)
 
     def _component(self, name: str) -> Any:
         control = CONTROLS[name]
-        hidden = {"center", "power", "steps", "hires_interval", "hires_depth"}
-        visible = name not in hidden and not (self._img2img and name == "hires")
+        visible = _is_visible(name, CONTROLS["schedule"].default, CONTROLS["hires"].default)
+        visible = visible and not (self._img2img and name == "hires")
         return _component(control, elem_id=self._elem_id(name), visible=visible)
 
     def _plan(self, values: Sequence[Any], tab: Mapping[str, Any]) -> str:
@@ -138,12 +140,13 @@ def report_html(report: JobReport) -> str:
     """Return what a job did as a table, or the reason why nothing was cached."""
     if not report.passes:
         return f"<p>DeepCache was {html.escape(str(report))}.</p>"
-    headings = ("last generation", "full", "reused", "U-Net", "speed-up", "")
+    headings = ("last generation", "full", "reused", "planned in full", "U-Net", "speed-up", "")
     rows = [
         (
             f"{done.name}, {done.sampler}",
             done.statistics.full,
             done.statistics.reused,
+            done.plan,
             f"{done.unet_seconds:.1f} s",
             f"{done.speed_up:.2f}x",
             done.reason,
@@ -174,19 +177,19 @@ def _component(control: Control, *, elem_id: str, visible: bool) -> Any:
     return gr.Textbox(**common)
 
 
-def _preset_values(preset: str, interval: int, depth: int, schedule: str) -> list[Any]:
+def _preset_values(preset: str, schedule: str, speed_up: float, depth: int) -> list[Any]:
     """Return the values that a preset gives the controls for the loaded checkpoint, with its range of depth."""
     family = host.loaded().family
     if preset in PRESETS:
-        interval, depth, schedule = (PRESETS[preset][family][name] for name in _SETS)
+        schedule, speed_up, depth = (PRESETS[preset][family][name] for name in _SETS)
     most = plan.depths(family)
-    return [gr.update(value=interval), gr.update(value=min(depth, most), maximum=most), gr.update(value=schedule)]
+    return [gr.update(value=schedule), gr.update(value=speed_up), gr.update(value=min(depth, most), maximum=most)]
 
 
-def _for_schedule(schedule: str) -> list[Any]:
-    own, non_uniform = schedule == "list", schedule == "non-uniform"
-    return [gr.update(visible=visible) for visible in (not own, non_uniform, non_uniform, own)]
+def _is_visible(name: str, schedule: str, hires: str) -> bool:
+    setting = name.removeprefix("hires_")
+    return schedule in SCHEDULES.get(setting, {schedule}) and (setting == name or hires == "own")
 
 
-def _for_hires(hires: str) -> list[Any]:
-    return [gr.update(visible=hires == "own")] * 2
+def _visibility(schedule: str, hires: str) -> list[Any]:
+    return [gr.update(visible=_is_visible(name, schedule, hires)) for name in _DEPENDENT]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import statistics
 import time
@@ -11,10 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from deepcache_ext.sampling import SamplingPass, Statistics
+from deepcache_ext.schedule import Action, Schedule
 from deepcache_ext.settings import Settings
 from deepcache_ext.timer import CallTimer
 from deepcache_ext.webui import host
 from deepcache_ext.webui.options import INFOTEXT_KEYS, Options, given, overridden, resolved
+from deepcache_ext.webui.plan import reuse_cost
 from deepcache_ext.webui.presets import CUSTOM, too_few
 
 logger = logging.getLogger("deepcache")
@@ -35,6 +38,8 @@ class PassReport:
     sampler: str
     planned: int | None = None
     """Evaluations that the sampler was expected to make; None if nobody knows."""
+    plan: str = ""
+    """Which of them were to be full, as the setting `steps` takes it."""
     statistics: Statistics = field(default_factory=Statistics)
     sampling_seconds: float = 0.0
     """Of the sampler's whole run."""
@@ -223,8 +228,11 @@ class _RunningPass:
             settings,
             report.planned,
             stages=host.stages(report.sampler),
+            noisy=host.adds_noise(report.sampler),
+            reuse=reuse_cost(settings.depth, self._loaded.family),
             control_models=lambda: host.control_models(self._p),
         ).install()
+        report.plan = _full_steps(self._run.schedule)
         self._timers: list[CallTimer] = []
         self._time_calls()
 
@@ -275,6 +283,14 @@ class _RunningPass:
 
         self._timers.append(CallTimer(self._run.unet, label))
         self._timers[-1].install()
+
+
+def _full_steps(schedule: Schedule) -> str:
+    """Return the full evaluations of a schedule with a total as text, such as "0-4, 6, 9"."""
+    actions = enumerate(schedule.actions() if schedule.total is not None else ())
+    runs = itertools.groupby(actions, lambda numbered: numbered[1] is not Action.REUSE)
+    full = [[number for number, _ in run] for is_full, run in runs if is_full]
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in full)
 
 
 def _measured(timers: Sequence[Mapping[str, Sequence[float]]]) -> tuple[float, float]:

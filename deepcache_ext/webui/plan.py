@@ -22,12 +22,16 @@ def depths(family: Family) -> int:
     return len(_COSTS[family]["reuse"])
 
 
+def reuse_cost(depth: int, family: Family) -> float:
+    """Return what a reuse costs as a part of a full evaluation."""
+    reuses = _COSTS[family]["reuse"]
+    return float(reuses[min(depth, len(reuses)) - 1] / _COSTS[family]["full"])
+
+
 def speed_up(actions: Sequence[Action], depth: int, family: Family) -> float:
     """Return how much less the U-Net computes than if every evaluation were full."""
-    full, reuses = _COSTS[family]["full"], _COSTS[family]["reuse"]
-    reuse = reuses[min(depth, len(reuses)) - 1]
-    spent = sum(reuse if action is Action.REUSE else full for action in actions)
-    return float(len(actions) * full / spent) if actions else 1.0
+    reuse = reuse_cost(depth, family)
+    return len(actions) / sum(reuse if action is Action.REUSE else 1.0 for action in actions) if actions else 1.0
 
 
 def picture(
@@ -51,7 +55,8 @@ def picture(
     if settings is None:
         actions: tuple[Action, ...] = (Action.FULL,) * evaluations
     else:
-        actions = Schedule(settings, evaluations, stages).actions() if evaluations else ()
+        reuse = reuse_cost(settings.depth, family)
+        actions = Schedule(settings, evaluations, stages, reuse).actions() if evaluations else ()
     full = sum(action is not Action.REUSE for action in actions)
     gain = speed_up(actions, settings.depth if settings else 1, family)
     text = f"{full} of {evaluations} evaluations in full, the U-Net about {gain:.1f}x as fast"

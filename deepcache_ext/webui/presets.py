@@ -16,11 +16,11 @@ BALANCED = "Balanced"
 
 _DEPTHS: dict[Family, int] = {"SD1": 1, "SD2": 1, "SDXL": 3}
 """SDXL's blocks at full resolution have no attention, so that a reuse of three pairs costs less than SD1's of one."""
-_INTERVALS = {"Quality": 2, BALANCED: 3, "Fast": 5}
+_SPEED_UPS = {"Quality": 1.5, BALANCED: 2.0, "Fast": 3.0}
 
 PRESETS: dict[str, Mapping[Family, Mapping[str, Any]]] = {
-    name: {family: {"interval": interval, "depth": depth, "schedule": "uniform"} for family, depth in _DEPTHS.items()}
-    for name, interval in _INTERVALS.items()
+    name: {family: {"schedule": "auto", "speed_up": speed_up, "depth": depth} for family, depth in _DEPTHS.items()}
+    for name, speed_up in _SPEED_UPS.items()
 }
 """The settings that a preset gives, by its name and the family."""
 

@@ -12,15 +12,15 @@ FAST = {"interval": 5, "depth": 2}
 def test_positional_and_named_values_make_the_same_picture(maker):
     by_name = maker.make(cache=FAST)
     assert maker.counts() == [("txt2img", 2, 6)]
-    assert same(by_name, maker.make(cache=[True, "Custom", "5", "2"]))
+    assert same(by_name, maker.make(cache=[True, "Custom", "uniform", "2", "5", "2"]))
     assert same(by_name, maker.make(cache={"interval": "5", "depth": 2.0}))
 
 
 def test_a_preset_alone(maker):
     maker.make(cache=[True, "Fast"], steps=10)
-    assert maker.counts() == [("txt2img", 2, 8)]
+    assert maker.counts() == [("txt2img", 3, 7)]
     maker.make(cache={"preset": "Quality"}, steps=10)
-    assert maker.counts() == [("txt2img", 5, 5)]
+    assert maker.counts() == [("txt2img", 6, 4)]
     maker.make(cache={"preset": "Quality"}, steps=9)
     assert maker.counts() == [("txt2img", 0, 0)]
     assert "little to gain" in maker.last_run()["passes"][0]["reason"]
@@ -34,7 +34,7 @@ def test_script_info_describes_every_control(maker):
         by_label = {argument["label"]: argument for argument in info["args"]}
         interval = by_label["Interval"]
         assert [interval[key] for key in ("value", "minimum", "maximum", "step")] == [3, 1, 50, 1]
-        assert by_label["Schedule"]["choices"] == ["uniform", "non-uniform", "list"]
+        assert by_label["Schedule"]["choices"] == ["auto", "uniform", "non-uniform", "list"]
 
 
 def test_the_schema_and_the_last_run_need_the_password(maker):
@@ -56,6 +56,8 @@ def test_the_last_run_tells_what_happened(maker):
     "settings",
     [
         {"preset": "Quality"},
+        {"speed_up": 2.5},
+        {"speed_up": 3, "forecast": "off"},
         FAST,
         {"schedule": "list", "steps": "0, 2, 5-6"},
         {"schedule": "non-uniform", "center": 4, "power": 2.0, "end": 0.9},
@@ -83,10 +85,10 @@ def test_infotext_of_a_picture_without_deepcache_turns_it_off(maker):
         ({"depth": 40}, "depth must be a whole number from 1 to 11; got 40"),
         ({"steps": [1, "x"], "schedule": "list"}, "steps must be a list of evaluations from 0 to 9999"),
         ({"center": None, "schedule": "non-uniform"}, "center must be a whole number from -1000 to 1000; got None"),
-        ({"schedule": {"a": 1}}, "schedule must be one of uniform, non-uniform, list; got {'a': 1}"),
+        ({"schedule": {"a": 1}}, "schedule must be one of auto, uniform, non-uniform, list; got {'a': 1}"),
         ({"start": 0.9, "end": 0.1}, "start must be a number from 0 to end, which is 0.1; got 0.9"),
         ({"speed": 2}, "speed is no setting of DeepCache"),
-        ([True, "Custom", None], "interval must be a whole number from 1 to 50; got None"),
+        ([True, "Custom", "auto", None], "speed_up must be a number from 1 to 4; got None"),
         ([[1]], "enabled must be true or false; got [1]"),
     ],
     ids=str,
@@ -109,7 +111,7 @@ def test_a_depth_that_sdxl_lacks_is_explained(maker):
 def test_sdxl_takes_the_presets_depth(maker):
     reply = maker.make(cache={"preset": "Fast"}, model=maker.model("SDXL"), steps=10)
     assert reply["info"]["extra_generation_params"]["DeepCache depth"] == 3
-    assert maker.counts() == [("txt2img", 2, 8)]
+    assert maker.counts() == [("txt2img", 3, 7)]
 
 
 @pytest.mark.parametrize("example", api_examples(), ids=lambda example: str(example["alwayson_scripts"]["DeepCache"]))

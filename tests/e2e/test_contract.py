@@ -3,5 +3,5 @@
 
 def test_the_real_host_keeps_the_contract(maker):
     results = maker.server.get("/e2e/contract")
-    assert len(results) == 10
+    assert len(results) == 11
     assert set(results.values()) == {True}, results

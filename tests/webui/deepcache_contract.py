@@ -55,6 +55,19 @@ def second_order_samplers_count_twice():
     return known <= set(totals) and {name for name, total in totals.items() if total == 20} == second
 
 
+def samplers_tell_whether_they_add_noise():
+    options = {name: sampler.options for name, sampler in sd_samplers.all_samplers_map.items()}
+    noisy = {name for name, of in options.items() if of.get("uses_ensd") or of.get("brownian_noise")}
+    return {"Euler a", "DPM2 a", "DPM++ 2S a", "DPM++ SDE"} <= noisy and not noisy & {
+        "Euler",
+        "Heun",
+        "DPM++ 2M",
+        "DDIM",
+        "PLMS",
+        "UniPC",
+    }
+
+
 def img2img_makes_fewer_steps():
     p = SimpleNamespace(steps=20, denoising_strength=0.75)
     return (
@@ -115,6 +128,7 @@ CHECKS = (
     patching_puts_the_original_back,
     a_sampler_runs_through_launch_sampling,
     second_order_samplers_count_twice,
+    samplers_tell_whether_they_add_noise,
     img2img_makes_fewer_steps,
     a_job_has_a_start,
     no_engine_and_a_place_for_the_model,

@@ -25,7 +25,9 @@ def test_nothing_given_is_off():
     assert given([False, "nonsense", "nonsense"]) == {"enabled": False}
 
 
-@pytest.mark.parametrize("arguments", [(True, "Custom", "5", 2.0), ({"enabled": 1, "interval": "5", "depth": "2"},)])
+@pytest.mark.parametrize(
+    "arguments", [(True, "Custom", "uniform", 2, "5", 2.0), ({"enabled": 1, "interval": "5", "depth": "2"},)]
+)
 def test_values_come_by_position_or_by_name_and_numbers_as_strings(arguments):
     assert options(*arguments).base == Settings(interval=5, depth=2)
 
@@ -37,20 +39,24 @@ def test_a_preset_fits_the_family_by_position_and_by_name(preset, family):
     assert options(True, preset, family=family).base == expected
     assert options({"enabled": True, "preset": preset}, family=family).base == expected
     panel = [written(control.default) for control in CONTROLS.values()]
-    panel[:5] = [True, preset, *PRESETS[preset]["SD1"].values()]
+    shown = {"enabled": True, "preset": preset} | PRESETS[preset]["SD1"]
+    panel = [shown.get(name, value) for name, value in zip(CONTROLS, panel, strict=True)]
     assert options(*panel, family=family).base == expected
 
 
 def test_what_is_given_goes_over_the_preset():
-    assert options({"enabled": True, "preset": "Fast", "depth": 4}).base == Settings(interval=5, depth=4)
-    assert options(True, "Fast", 3, 4).base == Settings(interval=5, depth=4)
+    fast = Settings(schedule="auto", speed_up=3, depth=4)
+    assert options({"enabled": True, "preset": "Fast", "depth": 4}).base == fast
+    assert options(True, "Fast", "auto", 3, 3, 4).base == fast
 
 
 def test_the_hires_pass_follows_has_its_own_or_is_off():
     assert options(True).hires == options(True).base
     assert options({"enabled": True, "hires": "off"}).hires is None
-    own = options({"enabled": True, "hires_interval": 2, "start": 0.25}).hires
-    assert own == Settings(interval=2, depth=1, start=0.25)
+    own = options({"enabled": True, "hires_speed_up": 3, "start": 0.25}).hires
+    assert own == Settings(schedule="auto", speed_up=3, start=0.25)
+    own = options({"enabled": True, "interval": 4, "hires_interval": 2, "hires_depth": 3}).hires
+    assert own == Settings(interval=2, depth=3)
 
 
 @pytest.mark.parametrize(
@@ -58,13 +64,13 @@ def test_the_hires_pass_follows_has_its_own_or_is_off():
     [
         ({"interval": 0}, "interval must be a whole number from 1 to 50; got 0"),
         ({"depth": "40"}, "depth must be a whole number from 1 to 11; got '40'"),
-        ({"schedule": "random"}, "schedule must be one of uniform, non-uniform, list; got 'random'"),
+        ({"schedule": "random"}, "schedule must be one of auto, uniform, non-uniform, list; got 'random'"),
         ({"steps": "1, x"}, "steps must be a list of evaluations from 0 to 9999"),
         ({"center": float("nan")}, "center must be a whole number from -1000 to 1000; got nan"),
         ({"inner": "perhaps"}, "inner must be true or false; got 'perhaps'"),
         ({"hires_depth": None}, "hires_depth must be a whole number from 1 to 11; got None"),
         ({"preset": "Best"}, "preset must be one of Quality, Balanced, Fast, Custom; got 'Best'"),
-        ({"intervall": 3}, "intervall is no setting of DeepCache; these are: enabled, preset, interval"),
+        ({"intervall": 3}, "intervall is no setting of DeepCache; these are: enabled, preset, schedule"),
         ({"start": 0.5, "end": 0.1}, "start must be a number from 0 to end, which is 0.1; got 0.5"),
         ({"schedule": "list"}, "steps must name at least one evaluation"),
     ],
@@ -83,7 +89,9 @@ def test_an_unreadable_tick_is_named_too():
 def test_single_values_of_an_xyz_plot_go_over_the_rest():
     values = given([{"enabled": True, "interval": 5, "start": 0.2}])
     assert resolved(overridden(values, {"depth": "2"}), "SD1").base == Settings(interval=5, depth=2, start=0.2)
-    assert resolved(overridden(values, {"preset": "Quality"}), "SD1").base == Settings(interval=2, start=0.2)
+    quality = resolved(overridden(values, {"preset": "Quality"}), "SD1").base
+    assert quality == Settings(schedule="auto", speed_up=1.5, interval=5, start=0.2)
+    assert resolved(overridden(values, {"speed_up": "3"}), "SD1").base.schedule == "auto"
     assert overridden(values, {"enabled": "False"})["enabled"] is False
 
 
@@ -110,7 +118,7 @@ def test_infotext_brings_the_same_settings_back(value, family):
 
 
 def test_infotext_names_only_what_differs_from_the_defaults():
-    assert options(True).infotext() == {"DeepCache enabled": True}
+    assert options(True).infotext() == {"DeepCache enabled": True, "DeepCache schedule": "auto"}
     unused = {"enabled": True, "schedule": "uniform", "steps": "1", "center": 3}
     assert options(unused).infotext() == {"DeepCache enabled": True, "DeepCache preset": "Custom"}
 
@@ -119,13 +127,15 @@ def test_naming_a_value_implies_what_it_needs_to_have_an_effect():
     assert options({"enabled": True, "steps": "0, 5"}).base.schedule == "list"
     assert options({"enabled": True, "power": 2}).base.schedule == "non-uniform"
     assert options({"enabled": True, "power": 2, "schedule": "uniform"}).base.schedule == "uniform"
-    panel = given([True, "Custom", 4])
+    assert options({"enabled": True, "interval": 4}).base.schedule == "uniform"
+    assert options({"enabled": True, "interval": 4, "speed_up": 3}).base.schedule == "auto"
+    panel = given([True, "Custom", "uniform", 2, 4])
     assert resolved(overridden(panel, {"hires_interval": 7}), "SD1").hires.interval == 7
     assert resolved(overridden(panel, {"steps": "0, 3"}), "SD1").base.steps == (0, 3)
 
 
 def test_a_plot_that_enables_keeps_the_rest_of_the_panel():
-    panel = [False, "Custom", 7]
+    panel = [False, "Custom", "uniform", 2, 7]
     assert resolved(given(panel, enabled="True"), "SD1").base.interval == 7
     assert given(panel, enabled="False") == {"enabled": False}
 

@@ -7,7 +7,9 @@ import gradio as gr
 import pytest
 from modules import sd_models, shared
 
-from deepcache_ext.webui.options import CONTROLS, written
+from deepcache_ext.placement import full_evaluations
+from deepcache_ext.webui.options import CONTROLS, SCHEDULES, written
+from deepcache_ext.webui.plan import reuse_cost
 from deepcache_ext.webui.presets import PRESETS
 from tests.browser import page as open_page
 from tests.webui.page import build
@@ -66,39 +68,40 @@ def sent(page, tab="txt2img"):
 
 def test_off_and_closed_at_first(page):
     assert not page.is_checked(ident("enabled-checkbox") + " input")
-    assert not page.is_visible(ident("interval"))
+    assert not page.is_visible(ident("speed_up"))
     assert sent(page) == DEFAULTS
 
 
 def test_the_plan_shows_every_evaluation_and_the_speed_up(page):
     enable(page)
-    assert (bars(page, "full"), bars(page, "reused")) == (7, 13)
-    wait_for_plan(page, "7 of 20 evaluations in full, the U-Net about 2.5x as fast")
+    assert (bars(page, "full"), bars(page, "reused")) == (9, 11)
+    wait_for_plan(page, "9 of 20 evaluations in full, the U-Net about 2.0x as fast")
 
 
 def test_choosing_a_preset_sets_the_controls_and_a_control_makes_it_custom(page):
     enable(page)
     page.click(ident("preset") + " label:has-text('Fast')")
-    page.wait_for_function(f"document.querySelector('{ident('interval')} input[type=number]').value == '5'")
-    wait_for_plan(page, "4 of 20 evaluations in full")
-    slider = page.locator(ident("interval") + " input[type=range]")
+    page.wait_for_function(f"document.querySelector('{ident('speed_up')} input[type=number]').value == '3'")
+    wait_for_plan(page, "6 of 20 evaluations in full")
+    slider = page.locator(ident("speed_up") + " input[type=range]")
     box = slider.bounding_box()
-    page.mouse.move(box["x"] + 4 / 49 * box["width"], box["y"] + box["height"] / 2)
+    page.mouse.move(box["x"] + 2 / 3 * box["width"], box["y"] + box["height"] / 2)
     page.mouse.down()
-    page.mouse.move(box["x"] + 9.2 / 49 * box["width"], box["y"] + box["height"] / 2, steps=5)
+    page.mouse.move(box["x"] + 1 / 6 * box["width"], box["y"] + box["height"] / 2, steps=5)
     page.mouse.up()
     page.wait_for_function(f"document.querySelector('{ident('preset')} input:checked').value == 'Custom'")
-    interval = int(page.input_value(ident("interval") + " input[type=number]"))
-    assert 8 <= interval <= 12
-    wait_for_plan(page, f"{-(-20 // interval)} of 20 evaluations in full")
+    speed_up = float(page.input_value(ident("speed_up") + " input[type=number]"))
+    assert 1.2 <= speed_up <= 1.8
+    wait_for_plan(page, f"{full_evaluations(20, speed_up, reuse_cost(1, 'SD1'))} of 20 evaluations in full")
     arguments = dict(zip(CONTROLS, sent(page), strict=True))
-    changed = {"enabled": True, "preset": "Custom", "interval": interval}
+    changed = {"enabled": True, "preset": "Custom", "schedule": "auto", "speed_up": speed_up}
     assert arguments == dict(zip(CONTROLS, DEFAULTS, strict=True)) | changed
 
 
 def test_only_what_the_schedule_needs_is_visible(page):
     enable(page)
     wanted = {
+        "auto": {"speed_up"},
         "uniform": {"interval"},
         "non-uniform": {"interval", "center", "power"},
         "list": {"steps"},
@@ -106,7 +109,7 @@ def test_only_what_the_schedule_needs_is_visible(page):
     for schedule, visible in wanted.items():
         page.click(f"{ident('schedule')} label:has(input[value='{schedule}'])")
         page.wait_for_timeout(700)
-        shown = {name for name in ("interval", "center", "power", "steps") if page.is_visible(ident(name))}
+        shown = {name for name in SCHEDULES if page.is_visible(ident(name))}
         assert shown == visible
 
 
@@ -126,6 +129,7 @@ def test_the_plan_follows_the_hosts_sampler_steps_and_hires(page):
     wait_for_plan(page, "8 of 8 evaluations")
     wait_for_plan(page, "with 8 steps from noise to picture there is little to gain, only Custom caches below 10")
     page.click(ident("preset") + " label:has-text('Custom')")
+    page.click(f"{ident('schedule')} label:has(input[value='uniform'])")
     wait_for_plan(page, "3 of 8 evaluations")
     page.fill("#txt2img_steps input[type=number]", "30")
     page.keyboard.press("Tab")
@@ -143,8 +147,9 @@ def test_the_hires_controls_appear_when_they_are_its_own(page):
     enable(page)
     assert not page.is_visible(ident("hires_interval"))
     page.click(f"{ident('hires')} label:has(input[value='own'])")
-    page.wait_for_selector(ident("hires_interval"))
+    page.wait_for_selector(ident("hires_speed_up"))
     assert page.is_visible(ident("hires_depth"))
+    assert not page.is_visible(ident("hires_interval"))
 
 
 def test_after_a_generation_the_panel_tells_what_happened(page):
@@ -153,14 +158,14 @@ def test_after_a_generation_the_panel_tells_what_happened(page):
     page.wait_for_selector(ident("report") + " table")
     text = page.inner_text(ident("report"))
     assert "txt2img, Euler" in text
-    assert page.locator(ident("report") + " td").all_inner_texts()[1:3] == ["7", "13"]
+    assert page.locator(ident("report") + " td").all_inner_texts()[1:4] == ["9", "11", "0-2, 4, 6, 8, 11, 14, 18"]
 
 
 def test_img2img_counts_the_steps_its_denoising_leaves(page):
     page.click("button:has-text('img2img')")
     enable(page, "img2img")
     page.wait_for_timeout(500)
-    assert "6 of 16 evaluations" in page.inner_text(ident("plan", "img2img"))
+    assert "7 of 16 evaluations" in page.inner_text(ident("plan", "img2img"))
     assert not page.is_visible(ident("hires", "img2img"))
     assert sent(page, "img2img")[0] is True
 

@@ -249,7 +249,8 @@ def test_the_family_decides_the_presets_depth(controller):
     assert p.extra_generation_params == {
         "DeepCache enabled": True,
         "DeepCache preset": "Fast",
-        "DeepCache interval": 5,
+        "DeepCache schedule": "auto",
+        "DeepCache speed up": 3.0,
         "DeepCache depth": 3,
         NOT_USED: ("depth must be a whole number from 1 to 2 for this U-Net; got 3"),
     }

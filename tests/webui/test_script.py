@@ -46,7 +46,7 @@ def test_there_is_an_axis_for_every_setting_once(module, xyz):
         "DeepCache preset": "Custom",
         "DeepCache interval": 2,
     }
-    assert by_label["[DeepCache] Schedule"].choices() == ["uniform", "non-uniform", "list"]
+    assert by_label["[DeepCache] Schedule"].choices() == ["auto", "uniform", "non-uniform", "list"]
     assert by_label["[DeepCache] Inner passes"].choices() == ["True", "False"]
     assert (by_label["[DeepCache] Depth"].type, by_label["[DeepCache] Start"].type) == (int, float)
 
@@ -99,6 +99,6 @@ def test_the_schema_describes_every_control():
     assert list(schema["properties"]) == list(CONTROLS)
     assert schema["properties"]["interval"]["minimum"] == 1
     assert schema["properties"]["interval"]["maximum"] == 50
-    assert schema["properties"]["schedule"]["enum"] == ["uniform", "non-uniform", "list"]
+    assert schema["properties"]["schedule"]["enum"] == ["auto", "uniform", "non-uniform", "list"]
     for name, control in CONTROLS.items():
         assert control.read(schema["properties"][name]["default"]) == control.default
