@@ -21,6 +21,7 @@ class DiffusersSampler:
     scheduler: Callable[..., Any]
     extra_evaluations: int = 0
     order: int = 1
+    noisy: bool = False
 
     def evaluations(self, steps: int) -> int:
         """Return how many denoiser calls `steps` steps make."""

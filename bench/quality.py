@@ -16,20 +16,15 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from bench.diffusers_samplers import DIFFUSERS_SAMPLERS, DiffusersSampler
 from bench.macs import fractions
 from bench.report import row, save_figure, table, written_on
-from deepcache_ext import SamplingPass, Settings
+from bench.runs import ALL_SAMPLERS, Task
+from deepcache_ext import Settings
 from demo.pictures import psnr, relative_error
-from demo.samplers import SAMPLERS, Sampler
 from demo.tiny_model import TinyModel
 
 COST_MODEL = "SD1.5"
 HEADINGS = ("sampler", "steps", "schedule", "N", "depth", "compute", "PSNR dB, median (worst)", "error, median (worst)")
-ALL_SAMPLERS: dict[str, Sampler | DiffusersSampler] = {**SAMPLERS, **DIFFUSERS_SAMPLERS}
 DEFAULT_SAMPLERS = ("Euler", "Euler a", "DPM++ 2M", "DPM++ 2M SDE", "DDIM", "Heun", "UniPC", "PLMS")
 
 
@@ -64,36 +59,18 @@ def measure(
 
     Unless `paired`, a second-order sampler is scheduled as if each of its evaluations were a step of its own.
     """
-    sampler = ALL_SAMPLERS[name]
-    total = sampler.evaluations(steps)
-    prompts = model.prompts(pictures)
-
-    def sample(settings: Settings | None) -> tuple[Tensor, int, int]:
-        made, full, reused = [], 0, 0
-        for first in range(0, pictures, batch):
-            part = prompts[first : first + batch]
-            options = {"guidance": guidance, "seed": 1000 + first}
-            if settings is None:
-                made.append(sampler.sample(model, part, steps, **options))  # type: ignore[arg-type]
-                continue
-            with SamplingPass(model.unet, settings, total, stages=sampler.order if paired else 1) as run:
-                made.append(sampler.sample(model, part, steps, wrap=run.wrap, **options))  # type: ignore[arg-type]
-            full, reused = run.statistics.full, run.statistics.reused
-            if full + reused != total:
-                raise RuntimeError(f"{name} made {full + reused} evaluations at {steps} steps, not {total}")
-        return torch.cat(made), full, reused
-
-    reference, _, _ = sample(None)
+    task = Task(model, name, pictures, batch, guidance)
+    reference = task.run(steps).pictures
     for settings in variants:
-        cached, full, reused = sample(settings)
-        closeness, error = psnr(cached, reference), relative_error(cached, reference)
+        run = task.run(steps, settings, paired=paired)
+        closeness, error = psnr(run.pictures, reference), relative_error(run.pictures, reference)
         yield Result(
             name,
             steps,
             settings.schedule,
             settings.interval,
             settings.depth,
-            (full + reused * fractions(COST_MODEL)[settings.depth - 1]) / total,
+            run.compute(fractions(COST_MODEL)[settings.depth - 1]) / (run.full + run.reused),
             float(closeness.median()),
             float(closeness.min()),
             float(error.median()),
@@ -104,7 +81,7 @@ def measure(
 def variants(intervals: Iterable[int], depths: Iterable[int], schedules: Iterable[str], total: int) -> list[Settings]:
     """Return the settings to compare; the non-uniform centre is the paper's 15 of 50, in proportion."""
     return [
-        Settings(interval=interval, depth=depth, schedule=schedule, center=round(0.3 * total))
+        Settings(interval=interval, depth=depth, schedule=schedule, center=round(0.3 * total), forecast="off")
         for schedule, interval, depth in itertools.product(schedules, intervals, depths)
     ]
 

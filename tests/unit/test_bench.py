@@ -7,12 +7,15 @@ from collections import Counter
 import pytest
 import torch
 
-from bench import fuzz, macs, quality, speed
+from bench import closeness, fuzz, macs, placement, predictors, quality, speed
+from bench import forecast as bench_forecast
 from bench.networks import Network
+from bench.runs import Task
 from bench.timing import Clock, block_times
 from deepcache_ext import SamplingPass, Settings
+from demo.pictures import psnr
 from demo.tiny_model import TinyModel
-from tests.unit.unets import TaggedUNet
+from tests.unit.unets import Case, TaggedUNet
 
 LDM_4_G = macs.costs("LDM-4-G")
 
@@ -101,6 +104,77 @@ def test_quality_compares_with_the_same_seeds_uncached_picture(name):
         assert 5 < result.psnr_worst <= result.psnr < 60
         assert 0 < result.error <= result.error_worst < 1
         assert 0.5 < result.compute < 0.7
+
+
+@pytest.mark.parametrize("name", ["Euler a", "Heun"])
+def test_closeness_compares_every_method_with_fewer_steps_at_its_compute(name):
+    task = Task(TinyModel(), name, pictures=3, batch=3, guidance=3.0)
+    pairs = list(closeness.compare(task, 6, [2]))
+    assert [ours.method for ours, _ in pairs] == list(closeness.METHODS)
+    for ours, fewer in pairs:
+        assert fewer.method == closeness.FEWER
+        assert ours.speed_up == fewer.speed_up
+        assert 1.5 < ours.speed_up < 2
+        assert 5 < ours.worst <= ours.mean < 60
+        assert 0.3 < ours.similarity < 1
+        assert fewer.mean != ours.mean
+
+
+def test_fewer_steps_are_interpolated_between_the_counts_on_either_side():
+    task = Task(TinyModel(), "Euler", pictures=2, batch=2, guidance=3.0)
+    reference = task.run(4).pictures
+    two, three = (float(psnr(task.run(count).pictures, reference).mean()) for count in (2, 3))
+    (ours, fewer), *_ = closeness.compare(task, 4, [2])
+    share = 4 / ours.speed_up - 2
+    assert fewer.mean == pytest.approx(two + (three - two) * share, abs=1e-4)
+
+
+def test_the_same_picture_has_similarity_one():
+    pictures = torch.rand(2, 3, 16, 16)
+    assert closeness.ssim(pictures, pictures).tolist() == [1, 1]
+    assert closeness.ssim(pictures, pictures.flip(3)).max() < 0.5
+
+
+def evaluations(feature, count=8):
+    """Return evaluations at uneven times whose feature is that function of the time."""
+    times = [torch.full((2,), 900.0 - 100 * number - 5 * number**2) for number in range(count)]
+    x = torch.zeros(2, 3, 8, 8)
+    return [
+        predictors.Evaluation(number, x, time, feature(time / 1000).view(2, 1, 1, 1).expand(2, 4, 8, 8), x)
+        for number, time in enumerate(times)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "degree"), [("held", 0), ("line", 1), ("parabola", 2), ("line, checked (ours without noise)", 1)]
+)
+def test_a_guess_is_exact_up_to_its_degree_and_no_further(name, degree):
+    guess = predictors.guesses(8)[name]
+    for power in (degree, degree + 1):
+        run = evaluations(lambda time, power=power: 1 + time**power)
+        wrong = (guess(run[:7:2], run[7]) - run[7].feature).abs().max().item()
+        assert (wrong < 1e-4) == (power == degree)
+
+
+def test_every_guess_is_tried_on_the_trained_model():
+    found = predictors.errors(TinyModel(), "Euler a", steps=10, pictures=2, guidance=3.0)
+    assert list(found) == [*predictors.guesses(10), predictors.OUTPUT]
+    assert found["line and response, checked (ours with noise)"] < 0.7 * found["held"]
+    assert 0.05 < found["held"] < 2
+
+
+def test_the_forecasts_own_time_is_a_part_of_the_call():
+    case = Case("SD1.5")
+    found = bench_forecast.parts(case.call, case.unet, Clock("cpu"), noisy=True, repeats=3)
+    assert all(0 < part < 1 for part in found)
+
+
+def test_placement_compares_growths_with_the_uncached_pictures():
+    task = Task(TinyModel(), "Euler", pictures=2, batch=2, guidance=3.0)
+    found = placement.closeness(task, 6, [1.0, 2.0], [1.0, 4.0])
+    assert list(found) == [(1.0, 1.0), (1.0, 4.0), (2.0, 1.0), (2.0, 4.0)]
+    assert found[1.0, 4.0] == "99.0 (99.0)"
+    assert 10 < float(found[2.0, 4.0].split()[0]) < 60
 
 
 def test_a_reuse_costs_what_the_reference_implementations_costs():

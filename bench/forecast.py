@@ -1,0 +1,87 @@
+"""What does the forecast cost? Its part of a refresh and of a reuse on a full-size network with random weights.
+
+The forecast is what the store does beyond keeping and handing out features, timed with and without it in turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+from unittest import mock
+
+import torch
+
+from bench.networks import NETWORKS, in_precision, use_sdp_attention
+from bench.report import row, table, written_on
+from bench.timing import Clock, Samples
+from deepcache_ext import SamplingPass, Settings
+from deepcache_ext.store import RowStore
+
+HEADINGS = ("network", "sampler", "part of a refresh", "part of a reuse")
+EVALUATIONS = 6
+"""Of which every second reuses; the first two refreshes forecast less than the others and aren't counted."""
+
+
+def parts(call: Callable[[int], None], unet: Any, clock: Clock, *, noisy: bool, repeats: int) -> tuple[float, float]:
+    """Return which part of a refresh, and of a reuse, the forecast takes: medians over the repeats.
+
+    `call` makes the evaluation of that number.
+    """
+    samples = Samples()
+    for _ in range(repeats):
+        spent: dict[str, float] = {}
+        for forecast in ("off", "on"):
+            with SamplingPass(unet, Settings(interval=2, forecast=forecast), EVALUATIONS, noisy=noisy) as run:
+                for index in range(EVALUATIONS):
+                    run.start_evaluation()
+                    name, method = ("keep", RowStore.keep) if index % 2 == 0 else ("take", RowStore.take)
+                    own: list[float] = []
+                    with mock.patch.object(RowStore, name, _timed(method, clock, own)):
+                        whole = clock.time(lambda index=index: call(index))  # type: ignore[misc]
+                    if index >= EVALUATIONS - 2:
+                        spent |= {f"{name} {forecast}": sum(own), f"{name} whole": whole}
+        for name in ("keep", "take"):
+            samples.add(name, (spent[f"{name} on"] - spent[f"{name} off"]) / spent[f"{name} whole"])
+    return samples.median("keep"), samples.median("take")
+
+
+def main() -> None:
+    """Print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=["SD1.5"])
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--repeats", type=int, default=5)
+    options = parser.parse_args()
+    print(written_on(options.device))
+    print()
+    print(table(HEADINGS, []), flush=True)
+    use_sdp_attention()
+    for name in options.networks:
+        network = NETWORKS[name]
+        dtype = torch.float16 if options.device == "cuda" else torch.float32
+        unet = in_precision(network.build(device=options.device), dtype)
+        inputs = network.inputs(unet, 2, latent=64, device=options.device, dtype=dtype)
+
+        @torch.no_grad()
+        def call(index: int, unet: Any = unet, inputs: dict[str, Any] = inputs) -> None:
+            moved = {"x": inputs["x"] + 0.01 * index, "timesteps": inputs["timesteps"] * 0 + 900 - 50 * index}
+            unet(**(inputs | moved))
+
+        for noisy in (False, True):
+            found = parts(call, unet, Clock(options.device), noisy=noisy, repeats=options.repeats)
+            kind = "adds noise" if noisy else "adds none"
+            print(row([name, kind, *(f"{100 * part:.2f} %" for part in found)]), flush=True)
+
+
+def _timed(method: Callable[..., Any], clock: Clock, own: list[float]) -> Callable[..., Any]:
+    def timed(*args: Any) -> Any:
+        found: list[Any] = []
+        own.append(clock.time(lambda: found.append(method(*args))))
+        return found[0]
+
+    return timed
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""Sampling many pictures with one sampler, cached or not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bench.diffusers_samplers import DIFFUSERS_SAMPLERS, DiffusersSampler
+from deepcache_ext import SamplingPass, Settings
+from demo.samplers import SAMPLERS, Sampler
+from demo.tiny_model import TinyModel
+
+ALL_SAMPLERS: dict[str, Sampler | DiffusersSampler] = {**SAMPLERS, **DIFFUSERS_SAMPLERS}
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one way of sampling made of the same prompts and seeds."""
+
+    pictures: Tensor
+    """RGB from 0 to 1, of shape (pictures, 3, height, width)."""
+    full: int
+    reused: int
+
+    def compute(self, reuse: float) -> float:
+        """Return the cost in full evaluations, where a reuse costs `reuse` of one."""
+        return self.full + self.reused * reuse
+
+
+@dataclass(frozen=True)
+class Task:
+    """What every run of a comparison samples."""
+
+    model: TinyModel
+    sampler: str
+    pictures: int
+    batch: int
+    guidance: float
+
+    def run(self, steps: int, settings: Settings | None = None, *, paired: bool = True) -> Run:
+        """Sample in `steps` steps, cached by `settings` if there are any.
+
+        Unless `paired`, a second-order sampler is scheduled as if each of its evaluations were a step of its own.
+        """
+        sampler = ALL_SAMPLERS[self.sampler]
+        total = sampler.evaluations(steps)
+        prompts = self.model.prompts(self.pictures)
+        made, full, reused = [], total, 0
+        for first in range(0, self.pictures, self.batch):
+            part = prompts[first : first + self.batch]
+            options = {"guidance": self.guidance, "seed": 1000 + first}
+            if settings is None:
+                made.append(sampler.sample(self.model, part, steps, **options))  # type: ignore[arg-type]
+                continue
+            stages = sampler.order if paired else 1
+            with SamplingPass(self.model.unet, settings, total, stages=stages, noisy=sampler.noisy) as run:
+                made.append(sampler.sample(self.model, part, steps, wrap=run.wrap, **options))  # type: ignore[arg-type]
+            full, reused = run.statistics.full, run.statistics.reused
+            if full + reused != total:
+                raise RuntimeError(f"{self.sampler} made {full + reused} evaluations at {steps} steps, not {total}")
+        return Run(torch.cat(made), full, reused)
