@@ -40,7 +40,8 @@ def presets_table():
     rows = ["| preset | SD1 and SD2 | SDXL |", "| --- | --- | --- |"]
     for name, families in PRESETS.items():
         assert families["SD1"] == families["SD2"]
-        cells = [f"interval {families[f]['interval']}, depth {families[f]['depth']}" for f in ("SD1", "SDXL")]
+        assert {families[f]["schedule"] for f in families} == {"auto"}
+        cells = [f"{families[f]['speed_up']:g}x, depth {families[f]['depth']}" for f in ("SD1", "SDXL")]
         rows.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(rows)
 
@@ -59,8 +60,8 @@ def api_examples():
 
 def test_the_api_examples_ask_for_what_they_say():
     by_name, by_position = (example["alwayson_scripts"]["DeepCache"]["args"] for example in api_examples())
-    assert resolved(given(by_name), "SD1").base.interval == 3
-    assert resolved(given(by_position), "SD1").base.interval == 5
+    assert resolved(given(by_name), "SD1").base.speed_up == 2.5
+    assert resolved(given(by_position), "SD1").base.speed_up == 3
 
 
 def test_the_changelog_knows_the_version():
