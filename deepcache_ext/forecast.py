@@ -125,8 +125,8 @@ def _trust(before: Tensor, last: Tensor, new: Tensor, way: Tensor) -> Tensor:
 def _scale(guess: Tensor, found: Tensor) -> Tensor:
     """Return the factor from 0 to 1, of shape (1,), by which `guess` comes closest to `found`; 1 if it is all 0."""
     length = guess.square().sum()
-    best = (guess * found).sum() / torch.where(length == 0, torch.ones_like(length), length)
-    return torch.where(length == 0, torch.ones_like(best), best.nan_to_num(0.0).clamp(0, 1)).view(1)
+    best = _over((guess * found).sum(), length).clamp(0, 1)
+    return torch.where(length == 0, torch.ones_like(best), best).view(1)
 
 
 def _own_precision(device: torch.device) -> AbstractContextManager[object]:
@@ -168,7 +168,9 @@ def _fit(moved: Tensor, missed: Tensor) -> Tensor:
 
 
 def _over(one: Tensor, other: Tensor) -> Tensor:
-    return torch.where(other > 0, one / torch.where(other > 0, other, torch.ones_like(other)), torch.zeros_like(one))
+    """Return one / other, and 0 where `other` is not above 0 or the quotient is not a number."""
+    found = one / torch.where(other > 0, other, torch.ones_like(other))
+    return torch.where((other > 0) & ~found.isnan(), found, torch.zeros_like(found))
 
 
 def _scaled_response(row: Kept, surroundings: int) -> Tensor:

@@ -226,3 +226,11 @@ def test_large_half_precision_features_do_not_overflow_the_fit():
     wanted = large(following.x)
     assert torch.isfinite(store.take(following)[0]).all()
     assert (store.take(following)[0].float() - wanted.float()).norm() < 0.2 * wanted.float().norm()
+
+
+def test_a_feature_that_is_not_a_number_is_not_forecast_from():
+    store = RowStore(forecasts=True)
+    for time, value in ((900, 1), (800, 2), (700, float("nan")), (600, 5)):
+        store.start_refresh()
+        kept(store, 0, time, value)
+    assert store._rows[0].walks[0].trust.item() == 0
