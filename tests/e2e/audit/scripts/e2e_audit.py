@@ -86,10 +86,12 @@ class Audit:
                 continue
             for row, value in zip(call.rows, given, strict=False):
                 self.reused_rows += 1
-                size, checksum = self.last.get(row, {}).get((walk, number - 1), (None, None))
-                found_size, found = checked(value[: self.channels[number - 1]])
-                if size is None or (size == found_size and checksum != found):
-                    self.problems.append(f"row {row} of walk {walk}: {'unknown' if size is None else 'stale'} feature")
+                kept = {key[0]: of for key, of in self.last.get(row, {}).items() if key[1] == number - 1}
+                # where a unit with a walk of its own has stopped, the one that is left was not the first
+                expected = [kept[walk]] if len(kept) == len(call.given) else list(kept.values())
+                found = checked(value[: self.channels[number - 1]])
+                if not expected or (expected[0][0] == found[0] and found not in expected):
+                    self.problems.append(f"row {row} of walk {walk}: {'stale' if expected else 'unknown'} feature")
         if all(number == 0 for number, _ in call.given.values()):
             for position, row in enumerate(call.rows):
                 self.last[row] = {
