@@ -61,18 +61,17 @@ def first(feature: Tensor, x: Tensor, time: Tensor, *, noisy: bool) -> Kept:
 
 def after(last: Kept, feature: Tensor, x: Tensor, time: Tensor, *, noisy: bool) -> Kept:
     """Return what to keep of a row of which `last` was kept; only in a `noisy` run it follows the input."""
-    earlier = last.before
     now = Kept(feature, x, time, last.trust, replace(last, before=None))
-    if earlier is not None:
-        way = reach(time, last.time, earlier.time)
+    earlier = last.before or last
+    way = reach(time, last.time, earlier.time)
+    if last.before is not None:
         now = replace(now, trust=_trust(earlier.feature, last.feature, feature, way))
     if not noisy:
         return now
-    way = now.trust * (0.0 if earlier is None else reach(time, last.time, earlier.time))
-    old = last if earlier is None else earlier
+    way = now.trust * way
     with _own_precision(feature.device):
-        missed = _flat(feature) - _flat(_on_line(old.feature, last.feature, way))
-        moved = _patches(x.float() - _on_line(old.x.float(), last.x.float(), way), feature)
+        missed = _flat(feature) - _flat(_on_line(earlier.feature, last.feature, way))
+        moved = _patches(x.float() - _on_line(earlier.x.float(), last.x.float(), way), feature)
         trust = torch.ones_like(now.trust)
         if last.response is not None:
             trust = _scale(last.response.float() @ moved, missed)
