@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.caches import Walk, spectrum_weights
 from bench.report import row, table, written_on
-from bench.rivals import Walk, spectrum_weights
 from bench.runs import ALL_SAMPLERS
 from deepcache_ext import forecast
 from demo.tiny_model import UNCONDITIONAL, TinyModel

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from bench import macs, rivals
-from bench.rivals import AccumulatedChange, EasyCache, FirstBlockCache, OutputExtrapolation, Spectrum
+from bench.caches import AccumulatedChange, EasyCache, FirstBlockCache, OutputExtrapolation, Spectrum, share
 from bench.runs import Task
 from deepcache_ext import Settings
 from demo.tiny_model import TinyModel
@@ -306,13 +306,13 @@ def test_spectrums_blend_by_a_least_squares_solver():
 
 @pytest.mark.parametrize("depth", [1, 2])
 def test_the_share_of_a_reuse_is_what_the_cost_table_says(depth):
-    assert rivals.share("SD1.5", depth, depth) == pytest.approx(macs.fractions("SD1.5")[depth - 1])
+    assert share("SD1.5", depth, depth) == pytest.approx(macs.fractions("SD1.5")[depth - 1])
 
 
 def test_shares_add_up():
-    head, conv, first = (rivals.share("SD1.5", blocks, 0) for blocks in range(3))
+    head, conv, first = (share("SD1.5", blocks, 0) for blocks in range(3))
     assert 0 < head < conv < 0.001 < first < 0.1
-    assert rivals.share("SD1.5", 2, 1) - rivals.share("SD1.5", 1, 1) == pytest.approx(first - conv)
+    assert share("SD1.5", 2, 1) - share("SD1.5", 1, 1) == pytest.approx(first - conv)
 
 
 def test_a_threshold_is_found_for_a_compute():
