@@ -46,10 +46,16 @@ def find_unet(model: Any) -> nn.Module:
         lists = isinstance(inputs, nn.ModuleList) and isinstance(outputs, nn.ModuleList) and middle is not None
         if lists and len(cast(nn.ModuleList, inputs)) == len(cast(nn.ModuleList, outputs)) > 1:
             return module
-    raise ValueError(
-        f"{type(model).__name__} has no U-Net with input_blocks, middle_block and as many output_blocks; "
-        "use a checkpoint of the SD1, SD2 or SDXL family"
-    )
+    raise _no_unet(model)
+
+
+def check_for_unet(model: nn.Module) -> None:
+    """Raise the ValueError of `find_unet` if no module in `model` has a U-Net's block lists; touches nothing.
+
+    So it may be asked while the U-Net is being called, by another thread too.
+    """
+    if not any(set(_LISTS) <= module._modules.keys() for module in model.modules()):
+        raise _no_unet(model)
 
 
 def max_depth(unet: nn.Module) -> int:
@@ -64,6 +70,13 @@ def has_foreign_forward(unet: nn.Module) -> bool:
     """
     forward = vars(unet).get("forward")
     return forward is not None and getattr(forward, "__func__", None) is not type(unet).forward
+
+
+def _no_unet(model: Any) -> ValueError:
+    return ValueError(
+        f"{type(model).__name__} has no U-Net with input_blocks, middle_block and as many output_blocks; "
+        "use a checkpoint of the SD1, SD2 or SDXL family"
+    )
 
 
 class View(ABC):

@@ -10,6 +10,7 @@ import gradio as gr
 from modules.ui_components import InputAccordion
 
 from deepcache_ext.settings import Choice, Number, WholeNumber, accepted
+from deepcache_ext.unet import check_for_unet
 from deepcache_ext.webui import host, plan
 from deepcache_ext.webui.options import CONTROLS, SCHEDULES, Control, Flag, Options, given, resolved, written
 from deepcache_ext.webui.passes import Controller, JobReport
@@ -103,6 +104,8 @@ class Panel:
             return ""
         loaded = host.loaded()
         try:
+            if loaded.unet is not None:
+                check_for_unet(loaded.unet)
             options = resolved(given(values), loaded.family)
             depths = WholeNumber(1, plan.depths(loaded.family))
             for name, settings in (("depth", options.base), ("hires depth", options.hires)):

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from deepcache_ext import SamplingPass, Settings
-from deepcache_ext.unet import find_unet, has_foreign_forward, max_depth
+from deepcache_ext.unet import check_for_unet, find_unet, has_foreign_forward, max_depth
 from tests.unit.unets import DTYPES, KINDS, VIEWS, Case, TaggedUNet
 
 
@@ -292,6 +292,19 @@ class ControlBranch(nn.Module):
 def test_anything_without_a_unets_blocks_is_refused_with_one_sentence(model):
     with pytest.raises(ValueError, match=f"^{type(model).__name__} has no U-Net with input_blocks"):
         SamplingPass(model, Settings())
+
+
+def test_a_unet_is_seen_while_its_block_lists_are_exchanged():
+    case, asked = Case(), []
+    handle = case.unet.out.register_forward_pre_hook(lambda *_: asked.append(check_for_unet(case.unet)))
+    with SamplingPass(case.unet, Settings(interval=2, depth=1)) as run:
+        for _ in range(2):
+            run.start_evaluation()
+            case.call(1)
+    handle.remove()
+    assert (run.statistics.reused, len(asked)) == (1, 2)
+    with pytest.raises(ValueError, match="ControlBranch has no U-Net"):
+        check_for_unet(ControlBranch())
 
 
 def test_a_depth_that_the_unet_lacks_is_refused():

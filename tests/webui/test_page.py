@@ -6,6 +6,7 @@ import time
 import gradio as gr
 import pytest
 from modules import sd_models, shared
+from torch import nn
 
 from deepcache_ext.placement import full_evaluations
 from deepcache_ext.webui.options import CONTROLS, SCHEDULES, written
@@ -176,6 +177,17 @@ def test_sdxl_narrows_the_depth(page):
         enable(page)
         page.wait_for_function(f"document.querySelector('{ident('depth')} input[type=range]').max == '8'")
         assert page.input_value(ident("depth") + " input[type=number]") == str(PRESETS["Balanced"]["SDXL"]["depth"])
+    finally:
+        load_checkpoint()
+
+
+def test_without_a_unet_the_plan_says_so(page):
+    enable(page)
+    load_checkpoint(unet=nn.Identity())
+    try:
+        page.fill("#txt2img_steps input[type=number]", "21")
+        page.keyboard.press("Tab")
+        wait_for_plan(page, "DeepCache will not be used: Identity has no U-Net with input_blocks, ")
     finally:
         load_checkpoint()
 
