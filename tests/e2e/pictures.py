@@ -12,6 +12,7 @@ from PIL import Image
 SIZE = 128
 STEPS = 8
 KINDS = {
+    "SD3Inferencer": "SD3",
     "aesthetic_score": "SDXL refiner",
     "sgm.": "SDXL",
     "FrozenOpenCLIPEmbedder": "SD2",
@@ -74,12 +75,14 @@ class Maker:
         return self.server.get("/e2e/state")
 
     def _kind(self, name):
-        """Return the kind of a checkpoint, from the configuration that the host chose for it."""
+        """Return the kind of a checkpoint, from the configuration beside it or, if there is none, from its name."""
         if name not in self._kinds:
             config = next(m["config"] for m in self.server.get("/sdapi/v1/sd-models") if m["model_name"] == name)
-            without = "sgm." if "xl" in name.lower() else ""
-            text = Path(config).read_text(encoding="utf-8") if config else without
-            self._kinds[name] = next((kind for word, kind in KINDS.items() if word in text), "SD1")
+            if config:
+                text, kinds = Path(config).read_text(encoding="utf-8"), KINDS
+            else:
+                text, kinds = name.lower(), {"sd3": "SD3", "xl": "SDXL"}
+            self._kinds[name] = next((kind for word, kind in kinds.items() if word in text), "SD1")
         return self._kinds[name]
 
 

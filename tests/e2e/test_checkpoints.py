@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.e2e.pictures import closeness, mask_of, picture_of, pixels, psnr, same
+from tests.e2e.pictures import EVERY_THIRD, HIRES, closeness, mask_of, picture_of, pixels, psnr, same
 from tests.e2e.test_combinations import ON, SLACK, TEN
 
 PICTURE = {"path": "img2img", "init_images": [picture_of()], "denoising_strength": 0.9}
@@ -75,3 +75,29 @@ def test_instruct_pix2pix_has_three_groups_of_rows(maker, usual):
     (one, *calls), (split, *split_calls) = in_one_call_and_split(maker, maker.model("edit"), **request)
     assert (calls, split_calls) == ([4, 6], [12, 18])
     assert min(one, split) > usual - SLACK
+
+
+@pytest.mark.parametrize(
+    ("passes", "wanted"),
+    [(["txt2img"], {}), (["img2img"], PICTURE), (["txt2img", "hires"], HIRES)],
+    ids=["txt2img", "img2img", "hires fix"],
+)
+def test_sd3_is_made_without_caching_and_says_so(maker, passes, wanted):
+    """Its checkpoints have a transformer in the place of the U-Net."""
+    request = {"model": maker.model("SD3")} | wanted
+    uncached = maker.make(**request)
+    made = maker.make(cache=EVERY_THIRD, **request)
+    assert same(made, uncached)
+    assert not same(made, maker.make(cache=EVERY_THIRD, **request | {"prompt": "a boat"}))
+    reason = made["info"]["extra_generation_params"]["DeepCache not used"]
+    assert reason.startswith("MMDiT has no U-Net with input_blocks, middle_block and as many output_blocks")
+    assert f'DeepCache not used: "{reason}"' in made["info"]["infotexts"][0]
+    assert {done["reason"] for done in maker.last_run()["passes"]} == {reason}
+    assert maker.counts() == [(name, 0, 0) for name in passes]
+    assert "deepcache_ext" not in " ".join(maker.state()["hooks"])
+
+
+def test_after_sd3_sd1_is_cached_as_before(maker, alone):
+    maker.make(cache=EVERY_THIRD, model=maker.model("SD3"))
+    assert same(maker.make(cache=EVERY_THIRD), alone)
+    assert maker.counts() == [("txt2img", 3, 5)]

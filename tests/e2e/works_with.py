@@ -22,6 +22,7 @@ ROWS = {
     "SD2 checkpoints, v-prediction": "checkpoints::*SD2*",
     "inpainting checkpoints": "checkpoints::*-inpainting*, checkpoints::*[[]inpainting*",
     "InstructPix2Pix checkpoints": "checkpoints::*edit*, checkpoints::*pix2pix*",
+    "SD3 checkpoints: made without caching, and it says so": "checkpoints::*sd3*",
     "batch count, and batches of 1, 3 and 8": "passes::*_batches*, combinations::*batch of*, checkpoints::*of_a_batch*",
     "sizes that are multiples of 8 only": "combinations::*136x200*, combinations::*hires fix to 1.4*",
     "X/Y/Z plot": "passes::*_xyz_*",
