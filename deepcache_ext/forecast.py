@@ -14,9 +14,10 @@ device, is done row by row, and nothing waits for it.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -132,7 +133,19 @@ def _own_precision(device: torch.device) -> AbstractContextManager[object]:
     """Return a context in which a host's autocast does not round what is summed over a whole feature."""
     if device.type in {"cpu", "cuda", "xpu"}:
         return torch.autocast(device.type, enabled=False)
+    if device.type == "privateuseone" and hasattr(torch, "dml"):
+        return _without_directml_autocast(torch.dml)
     return nullcontext()
+
+
+@contextmanager
+def _without_directml_autocast(dml: Any) -> Iterator[None]:
+    """Have the AMD fork's own autocast for DirectML, which wraps `@` and baddbmm, cast nothing."""
+    enabled, dml.is_autocast_enabled = dml.is_autocast_enabled, False
+    try:
+        yield
+    finally:
+        dml.is_autocast_enabled = enabled
 
 
 def _flat(feature: Tensor) -> Tensor:

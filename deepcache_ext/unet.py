@@ -395,7 +395,16 @@ def _is_latent_of(h: Tensor, x: Tensor) -> bool:
     """
     if (len(h), h.shape[2:]) != (len(x), x.shape[2:]):
         return False
-    return h.data_ptr() == x.data_ptr() or torch.equal(h[:, :LATENT_CHANNELS], x[:, :LATENT_CHANNELS].to(h.dtype))
+    return _same_memory(h, x) or torch.equal(h[:, :LATENT_CHANNELS], x[:, :LATENT_CHANNELS].to(h.dtype))
+
+
+def _same_memory(one: Tensor, other: Tensor) -> bool:
+    if one is other:
+        return True
+    try:
+        return one.data_ptr() == other.data_ptr()
+    except RuntimeError:  # DirectML's tensors are opaque: they have no address
+        return False
 
 
 def _hooks_on(module: nn.Module) -> Iterator[CallHook]:

@@ -50,6 +50,11 @@ def engine() -> str:
     return "" if unet is None else str(getattr(getattr(unet, "option", None), "label", type(unet).__name__))
 
 
+def uses_onnx() -> bool:
+    """Tell whether the AMD fork's ONNX Runtime makes the pictures: no sampler, U-Net or script of the host's runs."""
+    return bool(getattr(shared.opts, "onnx_enable", False))
+
+
 def job_id() -> Any:
     """Return what tells one job of the user from the next; the jobs made inside it have the same."""
     return shared.state.time_start

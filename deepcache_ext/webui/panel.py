@@ -102,6 +102,8 @@ class Panel:
     def _plan(self, values: Sequence[Any], tab: Mapping[str, Any]) -> str:
         if not values[0]:
             return ""
+        if host.uses_onnx():
+            return "<p>DeepCache will not be used: ONNX Runtime makes the pictures.</p>"
         loaded = host.loaded()
         try:
             if loaded.unet is not None:

@@ -1,5 +1,7 @@
 """The forecast of a feature: a line through its last two refreshes and a response to the input, as far as they held."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch.nn import functional
@@ -203,6 +205,14 @@ def test_without_added_noise_nothing_follows_the_input():
 def test_half_precision_features_follow_the_input(dtype):
     error, held = missed(lambda x: convolved(x.float()).to(dtype).float(), 2)
     assert error < 0.2 * held
+
+
+def test_the_amd_forks_own_autocast_does_not_touch_the_fit_either(monkeypatch):
+    directml = SimpleNamespace(is_autocast_enabled=True)
+    monkeypatch.setattr(torch, "dml", directml, raising=False)
+    with forecast._own_precision(torch.device("privateuseone")):
+        assert not directml.is_autocast_enabled
+    assert directml.is_autocast_enabled
 
 
 def test_a_hosts_autocast_does_not_touch_the_fit():

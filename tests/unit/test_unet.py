@@ -294,6 +294,24 @@ def test_anything_without_a_unets_blocks_is_refused_with_one_sentence(model):
         SamplingPass(model, Settings())
 
 
+@pytest.mark.parametrize("view", VIEWS)
+def test_tensors_need_no_address(view, monkeypatch):
+    def opaque(_tensor):
+        raise RuntimeError("Cannot access data pointer of Tensor that doesn't have storage")
+
+    outputs = []
+    for attempt in range(2):
+        if attempt:
+            monkeypatch.setattr(torch.Tensor, "data_ptr", opaque)
+        case = Case()
+        with SamplingPass(case.unet, Settings(interval=2), view=view) as run:
+            for step in range(2):
+                run.start_evaluation()
+                outputs.append(case.call(step))
+        assert (run.statistics.reused, run.statistics.error) == (1, "")
+    assert torch.equal(torch.stack(outputs[:2]), torch.stack(outputs[2:]))
+
+
 def test_a_unet_is_seen_while_its_block_lists_are_exchanged():
     case, asked = Case(), []
     handle = case.unet.out.register_forward_pre_hook(lambda *_: asked.append(check_for_unet(case.unet)))

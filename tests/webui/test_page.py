@@ -192,6 +192,14 @@ def test_without_a_unet_the_plan_says_so(page):
         load_checkpoint()
 
 
+def test_where_onnx_runtime_makes_the_pictures_the_plan_says_so(page, monkeypatch):
+    enable(page)
+    monkeypatch.setattr(shared.opts, "onnx_enable", True, raising=False)
+    page.fill("#txt2img_steps input[type=number]", "22")
+    page.keyboard.press("Tab")
+    wait_for_plan(page, "DeepCache will not be used: ONNX Runtime makes the pictures.")
+
+
 def test_building_the_panel_takes_less_than_fifty_milliseconds(site):
     script = site[1]["txt2img"]
     seconds = []
