@@ -6,6 +6,7 @@ The forecast is what the store does beyond keeping and handing out features, tim
 from __future__ import annotations
 
 import argparse
+import contextlib
 from collections.abc import Callable
 from typing import Any
 from unittest import mock
@@ -15,10 +16,13 @@ import torch
 from bench.networks import NETWORKS, in_precision, use_sdp_attention
 from bench.report import row, table, written_on
 from bench.timing import Clock, Samples
-from deepcache_ext import SamplingPass, Settings
+from deepcache_ext import NoiseLevels, SamplingPass, Settings
 from deepcache_ext.store import RowStore
 
 HEADINGS = ("network", "sampler", "part of a refresh", "part of a reuse")
+OWN = {"refresh": ("keep",), "reuse": ("take", "drawn")}
+"""The store's methods at a refresh and at a reuse."""
+LEVELS = NoiseLevels(torch.linspace(0.999, 0.005, 1000))
 EVALUATIONS = 6
 """Of which every second reuses; the first two refreshes forecast less than the others and aren't counted."""
 
@@ -32,18 +36,22 @@ def parts(call: Callable[[int], None], unet: Any, clock: Clock, *, noisy: bool, 
     for _ in range(repeats):
         spent: dict[str, float] = {}
         for forecast in ("off", "on"):
-            with SamplingPass(unet, Settings(interval=2, forecast=forecast), EVALUATIONS, noisy=noisy) as run:
+            settings = Settings(interval=2, forecast=forecast)
+            with SamplingPass(unet, settings, EVALUATIONS, noisy=noisy, levels=LEVELS) as run:
                 for index in range(EVALUATIONS):
                     run.start_evaluation()
-                    name, method = ("keep", RowStore.keep) if index % 2 == 0 else ("take", RowStore.take)
+                    kind = "reuse" if index % 2 else "refresh"
                     own: list[float] = []
-                    with mock.patch.object(RowStore, name, _timed(method, clock, own)):
+                    with contextlib.ExitStack() as patches:
+                        for name in OWN[kind]:
+                            method = _timed(getattr(RowStore, name), clock, own)
+                            patches.enter_context(mock.patch.object(RowStore, name, method))
                         whole = clock.time(lambda index=index: call(index))  # type: ignore[misc]
                     if index >= EVALUATIONS - 2:
-                        spent |= {f"{name} {forecast}": sum(own), f"{name} whole": whole}
-        for name in ("keep", "take"):
-            samples.add(name, (spent[f"{name} on"] - spent[f"{name} off"]) / spent[f"{name} whole"])
-    return samples.median("keep"), samples.median("take")
+                        spent |= {f"{kind} {forecast}": sum(own), f"{kind} whole": whole}
+        for kind in OWN:
+            samples.add(kind, (spent[f"{kind} on"] - spent[f"{kind} off"]) / spent[f"{kind} whole"])
+    return samples.median("refresh"), samples.median("reuse")
 
 
 def main() -> None:

@@ -18,11 +18,15 @@ from torch import Tensor
 from bench.caches import Walk, spectrum_weights
 from bench.report import row, table, written_on
 from bench.runs import ALL_SAMPLERS
-from deepcache_ext import forecast
+from deepcache_ext import NoiseLevels, forecast
+from deepcache_ext.denoised import SHARE, Prior, drawn
 from demo.tiny_model import UNCONDITIONAL, TinyModel
 
 FIRST = 6
 """The first evaluation that is guessed: enough refreshes lie before it for every guess."""
+RESPONSE = "line and response, checked"
+DRAWN = "the same, drawn to the denoised picture held (ours with noise)"
+DENOISED = "the denoised picture held"
 OUTPUT = "the output itself, line"
 SAMPLERS = ("Euler", "DPM++ 2M", "Euler a", "DPM++ 2M SDE")
 
@@ -106,7 +110,7 @@ def guesses(total: int) -> dict[str, Guess]:
         "parabola": quadratic,
         "Chebyshev, all refreshes": lambda refreshes, now: chebyshev(refreshes, now, total),
         "line, checked (ours without noise)": lambda refreshes, now: followed(refreshes, now, noisy=False),
-        "line and response, checked (ours with noise)": lambda refreshes, now: followed(refreshes, now, noisy=True),
+        RESPONSE: lambda refreshes, now: followed(refreshes, now, noisy=True),
     }
 
 
@@ -115,12 +119,16 @@ def errors(model: TinyModel, sampler: str, steps: int, pictures: int, guidance: 
     """Return the mean relative error of the guided noise prediction, by guess."""
     run = record(model, sampler, steps, pictures, guidance)
     context = model.context([*model.prompts(pictures), *[UNCONDITIONAL] * pictures])
+    levels = NoiseLevels(model.alphas_cumprod)
     found: dict[str, list[float]] = {}
     for now in run[FIRST + 1 :: 2]:
         refreshes = run[: now.index : 2]
         outputs = {
             name: _reuse(model.unet, now, context, guess(refreshes, now)) for name, guess in guesses(len(run)).items()
         }
+        last = Prior(refreshes[-1].x, refreshes[-1].timesteps, refreshes[-1].eps)
+        for name, share in ((DRAWN, SHARE), (DENOISED, 1.0)):
+            outputs[name] = drawn(outputs[RESPONSE], now.x, now.timesteps, last, levels, share)
         outputs[OUTPUT] = _through(refreshes[-2:], now, of="eps")
         for name, output in outputs.items():
             found.setdefault(name, []).append(_error(output, now.eps, guidance))

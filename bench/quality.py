@@ -78,10 +78,12 @@ def measure(
         )
 
 
-def variants(intervals: Iterable[int], depths: Iterable[int], schedules: Iterable[str], total: int) -> list[Settings]:
+def variants(
+    intervals: Iterable[int], depths: Iterable[int], schedules: Iterable[str], total: int, forecast: str = "off"
+) -> list[Settings]:
     """Return the settings to compare; the non-uniform centre is the paper's 15 of 50, in proportion."""
     return [
-        Settings(interval=interval, depth=depth, schedule=schedule, center=round(0.3 * total), forecast="off")
+        Settings(interval=interval, depth=depth, schedule=schedule, center=round(0.3 * total), forecast=forecast)
         for schedule, interval, depth in itertools.product(schedules, intervals, depths)
     ]
 
@@ -111,6 +113,7 @@ def main() -> None:
         action="store_true",
         help="schedule second-order samplers as if each evaluation were a step, to see what the pairing gains",
     )
+    parser.add_argument("--forecast", choices=["on", "off"], default="off", help="off, as the paper has it, by default")
     options = parser.parse_args()
     if options.quick:
         options.samplers, options.steps, options.pictures = ("Euler", "DPM++ 2M"), [20], 8
@@ -123,7 +126,8 @@ def main() -> None:
     model = TinyModel()
     results = _read_csv(options.out.with_suffix(".csv")) if options.append else []
     for name, steps in itertools.product(options.samplers, options.steps):
-        settings = variants(options.intervals, options.depths, options.schedules, ALL_SAMPLERS[name].evaluations(steps))
+        total = ALL_SAMPLERS[name].evaluations(steps)
+        settings = variants(options.intervals, options.depths, options.schedules, total, options.forecast)
         found = measure(
             model, name, steps, settings, options.pictures, options.batch, options.guidance, paired=not options.unpaired
         )

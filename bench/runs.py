@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bench.diffusers_samplers import DIFFUSERS_SAMPLERS, DiffusersSampler
-from deepcache_ext import SamplingPass, Settings
+from deepcache_ext import NoiseLevels, SamplingPass, Settings
 from demo.samplers import SAMPLERS, Sampler
 from demo.tiny_model import TinyModel
 
@@ -47,6 +47,7 @@ class Task:
         sampler = ALL_SAMPLERS[self.sampler]
         total = sampler.evaluations(steps)
         prompts = self.model.prompts(self.pictures)
+        levels = NoiseLevels(self.model.alphas_cumprod)
         made, full, reused = [], total, 0
         for first in range(0, self.pictures, self.batch):
             part = prompts[first : first + self.batch]
@@ -55,7 +56,9 @@ class Task:
                 made.append(sampler.sample(self.model, part, steps, **options))  # type: ignore[arg-type]
                 continue
             stages = sampler.order if paired else 1
-            with SamplingPass(self.model.unet, settings, total, stages=stages, noisy=sampler.noisy) as run:
+            with SamplingPass(
+                self.model.unet, settings, total, stages=stages, noisy=sampler.noisy, levels=levels
+            ) as run:
                 made.append(sampler.sample(self.model, part, steps, wrap=run.wrap, **options))  # type: ignore[arg-type]
             full, reused = run.statistics.full, run.statistics.reused
             if full + reused != total:

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar, get_args
 from torch import Tensor, nn
 
 from deepcache_ext.control import short_controls
+from deepcache_ext.denoised import NoiseLevels
 from deepcache_ext.schedule import OUTERMOST, Action, Schedule
 from deepcache_ext.settings import Settings
 from deepcache_ext.store import Call, RowStore, Signature
@@ -55,13 +56,13 @@ class SamplingPass:
 
     `model` is the U-Net or a module that contains it, `total` the number of evaluations that the sampler will make,
     None if unknown, and `stages`, 1 or 2, how many it makes in a step. `noisy` says that the sampler adds noise between
-    evaluations (ancestral, SDE), which the forecast of a feature then follows; with two stages as well nothing is
-    forecast, since a step's first evaluation is so near the last step's second that holding the feature is closer.
-    `reuse`, the cost of a reuse as a part of a full evaluation, is for the schedule "auto".
-    `view` picks what a reuse puts in place of the block lists: "compact" for the stock loop, "full-length" for a
-    forward that counts blocks, "auto" to decide by whether the instance has a forward of its own. `control_models` is
-    asked at every such reuse for the ControlNets that the forward will call: of them, too, only what has an effect on
-    the reuse runs.
+    evaluations (ancestral, SDE), which the forecast of a feature then follows; with two stages as well features are
+    held, since a step's first evaluation is near the last step's second. The output of a reuse is then also drawn
+    towards the last refresh's denoised picture, if `levels` tell what timesteps and outputs mean. `reuse`, the cost of
+    a reuse as a part of a full evaluation, is for the schedule "auto". `view` picks what a reuse puts in place of the
+    block lists: "compact" for the stock loop, "full-length" for a forward that counts blocks, "auto" to decide by
+    whether the instance has a forward of its own. `control_models` is asked at every such reuse for the ControlNets
+    that the forward will call: of them, too, only what has an effect on the reuse runs.
 
     Raises ValueError if `model` contains no U-Net, the depth is more than this U-Net has, or `total`, `stages` or
     `view` is none of the values above.
@@ -77,6 +78,7 @@ class SamplingPass:
         *,
         stages: int = 1,
         noisy: bool = False,
+        levels: NoiseLevels | None = None,
         reuse: float = OUTERMOST,
         view: ViewName = "auto",
         control_models: Callable[[], Iterable[Any]] = tuple,
@@ -87,8 +89,9 @@ class SamplingPass:
         self.schedule = Schedule(settings, total, stages, reuse)
         self._view = view
         self._control_models = control_models
-        forecasts = settings.forecast == "on" and not (noisy and stages > 1)
-        self._store = RowStore(forecasts=forecasts, noisy=noisy)
+        self._noisy = noisy
+        self._levels = levels
+        self._store = self._new_store()
         self._shapes: dict[Signature, Shapes] = {}
         self._hook = self._hook_on(model)
         self._start_clock()
@@ -103,6 +106,13 @@ class SamplingPass:
         if depth > max_depth(unet):
             raise ValueError(f"depth must be a whole number from 1 to {max_depth(unet)} for this U-Net; got {depth}")
         return CallHook(unet, self._choose, self._done, self._fail, self._release)
+
+    def _new_store(self) -> RowStore:
+        if self.settings.forecast == "off":
+            return RowStore()
+        if not self._noisy:
+            return RowStore(forecasts=True)
+        return RowStore(forecasts=self.schedule.stages == 1, noisy=True, levels=self._levels)
 
     def _start_clock(self) -> None:
         self.statistics = Statistics()
@@ -137,13 +147,17 @@ class SamplingPass:
         self._start_clock()
         return self
 
-    def move(self, model: Any) -> None:
+    def move(self, model: Any, levels: NoiseLevels | None = None) -> None:
         """Go on with the U-Net in `model`, or with the same one and new weights: its next evaluation is full.
+
+        `levels` are what its timesteps and outputs mean, as for the constructor.
 
         Raises ValueError as the constructor does; the pass is then removed.
         """
         self.remove()
         self._hook = self._hook_on(model)
+        self._levels = levels
+        self._store = self._new_store()
         self._hook.install()
 
     def remove(self) -> None:
@@ -239,12 +253,16 @@ class SamplingPass:
             s.reused -= 1
             s.full += 1
 
-    def _done(self, view: View) -> None:
-        if view.reuses:
-            if not view.complete:
-                self.forget()
-        elif self._call is not None:
-            self._store.keep(self._call, view.kept)
+    def _done(self, view: View, output: Tensor) -> Tensor:
+        if self._call is None:
+            return output
+        if not view.reuses:
+            self._store.keep(self._call, view.kept, output)
+        elif view.complete:
+            return self._store.drawn(self._call, output)
+        else:
+            self.forget()
+        return output
 
     def _fail(self, error: Exception) -> None:
         if not self.statistics.error:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from deepcache_ext import forecast
+from deepcache_ext.denoised import SHARE, SHARE_OF_HELD, NoiseLevels, Prior, drawn
 from deepcache_ext.forecast import Kept
 
 
@@ -48,6 +49,8 @@ class _Row:
     walks: dict[int, Kept]
     """What is kept of each walk over the blocks, by the walk's key."""
     generation: int
+    prior: Prior | None
+    """The refresh itself, where outputs are drawn towards its denoised picture."""
 
 
 Walk = Sequence[Tensor]
@@ -58,13 +61,14 @@ class RowStore:
     """Features of the last refresh, one per row and walk; with `forecasts` also those of the refresh before.
 
     Where the input is `noisy`, forecasts follow it, and go along a line only once that would have come true; see
-    `deepcache_ext.forecast`.
+    `deepcache_ext.forecast`. With `levels` the outputs of the last refresh are kept too; see `deepcache_ext.denoised`.
     """
 
-    def __init__(self, *, forecasts: bool = False, noisy: bool = False) -> None:
+    def __init__(self, *, forecasts: bool = False, noisy: bool = False, levels: NoiseLevels | None = None) -> None:
         self._rows: dict[int, _Row] = {}
         self._forecasts = forecasts
         self._noisy = noisy
+        self._levels = levels
         self._generation = 0
 
     def __len__(self) -> int:
@@ -93,8 +97,8 @@ class RowStore:
         else:
             self.clear()
 
-    def keep(self, call: Call, walks: Mapping[int, Walk]) -> None:
-        """Keep the features of `call`, replacing what was kept of its rows.
+    def keep(self, call: Call, walks: Mapping[int, Walk], output: Tensor | None = None) -> None:
+        """Keep the features of `call`, and its `output` if that is wanted, replacing what was kept of its rows.
 
         `walks` has key 0 for the walk over the call's own input and other keys for walks over anything else. Nothing
         is kept of a call in which a walk covered another number of rows than the call, since its rows can't be told
@@ -104,12 +108,14 @@ class RowStore:
         if any(len(walk) != len(call.rows) for walk in walks.values()) or 0 not in walks:
             return
         x, times = call.x.detach(), call.times
-        if self._forecasts:
+        if self._forecasts or self._levels is not None:
             x, times = x.clone(), times.clone()
+        outputs = output.detach().clone() if output is not None and self._draws(x, output) else None
         for position, row in enumerate(call.rows):
             one = Call(range(row, row + 1), x[position : position + 1], times[position : position + 1])
             of_row = {key: walk[position] for key, walk in walks.items()}
-            self._rows[row] = _Row(call.signature, self._after(before[row], one, of_row), self._generation)
+            prior = None if outputs is None else Prior(one.x, one.times, outputs[position : position + 1])
+            self._rows[row] = _Row(call.signature, self._after(before[row], one, of_row), self._generation, prior)
 
     def take(self, call: Call) -> dict[int, Tensor] | None:
         """Return a fresh tensor of shape (rows, channels, height, width) for each walk's key, or None.
@@ -123,6 +129,23 @@ class RowStore:
         if not found or len(found) != len(kept) or len({frozenset(row.walks) for row in found}) != 1:
             return None
         return {key: forecast.expected([row.walks[key] for row in found], call.x, call.times) for key in found[0].walks}
+
+    def drawn(self, call: Call, output: Tensor) -> Tensor:
+        """Return the `output` of a reuse, drawn towards the last refresh's denoised picture where that is kept."""
+        priors = [row.prior for row in (self._rows[number] for number in call.rows) if row.prior is not None]
+        if self._levels is None or len(priors) != len(call.rows):
+            return output
+        last = Prior(
+            torch.cat([prior.x for prior in priors]),
+            torch.cat([prior.times for prior in priors]),
+            torch.cat([prior.output for prior in priors]),
+        )
+        share = SHARE if self._forecasts else SHARE_OF_HELD
+        return drawn(output, call.x, call.times, last, self._levels, share)
+
+    def _draws(self, x: Tensor, output: Tensor) -> bool:
+        """Tell whether outputs are kept: those with levels, of the input's size, of no more than its channels."""
+        return self._levels is not None and output.shape[2:] == x.shape[2:] and output.shape[1] <= x.shape[1]
 
     def _current(self) -> dict[int, _Row]:
         return {number: row for number, row in self._rows.items() if row.generation == self._generation}

@@ -261,8 +261,9 @@ class CallHook:
     """Gives every call of a U-Net a view: hooks before and after whatever forward is in force.
 
     `choose` gets the call's input of shape (rows, channels, height, width) and its timesteps of shape (rows,), None if
-    it has none, and returns the view to use, or None for the untouched U-Net. `done` gets the view after a call that
-    raised nothing. `failed` gets an exception of `choose`, `done` or the view; the call itself goes on untouched.
+    it has none, and returns the view to use, or None for the untouched U-Net. `done` gets the view and the output after
+    a call that raised nothing, and returns the output to go on with. `failed` gets an exception of `choose`, `done` or
+    the view; the call itself goes on untouched.
     `released` is called when the hook is removed, also by the installation of another.
     """
 
@@ -270,7 +271,7 @@ class CallHook:
         self,
         unet: nn.Module,
         choose: Callable[[Tensor, Tensor | None], View | None],
-        done: Callable[[View], None],
+        done: Callable[[View, Tensor], Tensor],
         failed: Callable[[Exception], None],
         released: Callable[[], None],
     ) -> None:
@@ -321,7 +322,7 @@ class CallHook:
             self._view = None
             self._failed(error)
 
-    def _after(self, _unet: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+    def _after(self, _unet: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
         self._calls = max(0, self._calls - 1)
         try:
             if self._calls == 1 and self._view is not None:
@@ -332,9 +333,10 @@ class CallHook:
                 if view.failure is not None:
                     raise view.failure
                 if output is not None:
-                    self._done(view)
+                    return self._done(view, output)
         except Exception as error:  # noqa: BLE001 - ours, whatever it is: the picture is made without
             self._failed(error)
+        return output
 
 
 class _DeepPart(nn.Module):

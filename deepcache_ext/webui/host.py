@@ -8,6 +8,7 @@ from typing import Any
 from modules import patches, sd_models, sd_samplers, sd_samplers_common, sd_unet, shared
 from torch import nn
 
+from deepcache_ext.denoised import NoiseLevels
 from deepcache_ext.webui.presets import Family
 
 _PATCH = ("deepcache", sd_samplers_common.Sampler, "launch_sampling")
@@ -87,6 +88,13 @@ def adds_noise(sampler: str) -> bool:
     """Return whether the named sampler is one that adds noise between evaluations (ancestral, SDE)."""
     config = sd_samplers.all_samplers_map.get(sampler)
     return config is not None and any(config.options.get(option) for option in ("uses_ensd", "brownian_noise"))
+
+
+def noise_levels() -> NoiseLevels | None:
+    """Return what the timesteps and outputs of the checkpoint in force mean; None if it does not tell."""
+    model = sd_models.model_data.sd_model
+    alphas_cumprod, prediction = (getattr(model, name, None) for name in ("alphas_cumprod", "parameterization"))
+    return None if alphas_cumprod is None or prediction not in {"eps", "v"} else NoiseLevels(alphas_cumprod, prediction)
 
 
 def img2img_steps(steps: int, denoising: float) -> int:

@@ -229,6 +229,7 @@ class _RunningPass:
             report.planned,
             stages=host.stages(report.sampler),
             noisy=host.adds_noise(report.sampler),
+            levels=host.noise_levels(),
             reuse=reuse_cost(settings.depth, self._loaded.family),
             control_models=lambda: host.control_models(self._p),
         ).install()
@@ -246,7 +247,7 @@ class _RunningPass:
             self._loaded = loaded
             self._timers[-1].remove()
             try:
-                self._run.move(loaded.unet)
+                self._run.move(loaded.unet, host.noise_levels())
             except ValueError as error:
                 self._report.reason = str(error)
                 _explain(self._p, f"from the change of the checkpoint on, {error}")

@@ -158,8 +158,9 @@ def test_a_guess_is_exact_up_to_its_degree_and_no_further(name, degree):
 
 def test_every_guess_is_tried_on_the_trained_model():
     found = predictors.errors(TinyModel(), "Euler a", steps=10, pictures=2, guidance=3.0)
-    assert list(found) == [*predictors.guesses(10), predictors.OUTPUT]
-    assert found["line and response, checked (ours with noise)"] < 0.7 * found["held"]
+    assert list(found) == [*predictors.guesses(10), predictors.DRAWN, predictors.DENOISED, predictors.OUTPUT]
+    assert found[predictors.RESPONSE] < 0.7 * found["held"]
+    assert found[predictors.RESPONSE] != found[predictors.DRAWN] < found[predictors.DENOISED]
     assert 0.05 < found["held"] < 2
 
 

@@ -124,6 +124,12 @@ def an_accordion_is_a_checkbox():
     return isinstance(accordion, gr.Checkbox) and (accordion.value, accordion.elem_id) == (False, "a-checkbox")
 
 
+def a_checkpoint_tells_its_noise_levels():
+    model = sd_models.model_data.sd_model
+    left = [float(model.alphas_cumprod[timestep]) for timestep in (0, 500, 999)]
+    return len(model.alphas_cumprod) == 1000 and left[0] > left[1] > left[2] and model.parameterization in {"eps", "v"}
+
+
 CHECKS = (
     patching_puts_the_original_back,
     a_sampler_runs_through_launch_sampling,
@@ -132,6 +138,7 @@ CHECKS = (
     img2img_makes_fewer_steps,
     a_job_has_a_start,
     no_engine_and_a_place_for_the_model,
+    a_checkpoint_tells_its_noise_levels,
     the_denoisers_callback_has_rows_conds_and_the_denoiser,
     callbacks_can_be_registered,
     a_script_hears_of_components,

@@ -37,7 +37,8 @@ def load_script():
 
 def load_checkpoint(name="one", unet=None, **family):
     unet = unet or TaggedUNet()
-    model = SimpleNamespace(model=SimpleNamespace(diffusion_model=unet), sd_checkpoint_info=name, **family)
+    levels = {"alphas_cumprod": torch.linspace(0.9991, 0.0047, 1000), "parameterization": "eps"}
+    model = SimpleNamespace(model=SimpleNamespace(diffusion_model=unet), sd_checkpoint_info=name, **(levels | family))
     sd_models.model_data.sd_model = model
     return model
 

@@ -17,6 +17,13 @@ from tests.webui.support import Processing, job, load_checkpoint, load_script, s
 ON = {"enabled": True, "interval": 3, "depth": 1}
 
 
+class LatentUNet(TaggedUNet):
+    """A TaggedUNet whose output has its input's channels."""
+
+    def forward(self, x):
+        return super().forward(x)[:, :2]
+
+
 @pytest.fixture
 def controller():
     load_checkpoint()
@@ -54,6 +61,36 @@ def test_off_does_nothing(controller, capsys):
     assert (p.extra_generation_params, p.comments, controller.last_report) == ({}, {}, None)
     assert capsys.readouterr().out == ""
     assert state_of(sd_models.model_data.sd_model.model.diffusion_model) == before
+
+
+@pytest.mark.parametrize(
+    ("sampler", "parameterization", "forecast", "drawn"),
+    [
+        ("Euler a", "eps", "on", True),
+        ("Euler a", "v", "on", True),
+        ("Euler a", "eps", "off", False),
+        ("Euler a", "x0", "on", False),
+        ("Euler", "eps", "on", False),
+    ],
+)
+def test_with_added_noise_outputs_are_drawn_as_the_checkpoint_predicts(
+    controller, sampler, parameterization, forecast, drawn
+):
+    load_checkpoint(unet=LatentUNet(), parameterization=parameterization)
+    answers = job(controller, Processing(), ON | {"forecast": forecast}, name=sampler)
+    if parameterization in {"eps", "v"}:
+        assert host.noise_levels().prediction == parameterization
+    assert (float(answers[1][0, 0, 0, 0]) % 1 > 0) == drawn
+
+
+def test_a_checkpoint_that_changes_in_mid_run_brings_its_own_noise_levels(controller):
+    def switch(step):
+        if step == 3:
+            load_checkpoint("another", LatentUNet(), parameterization="x0")
+
+    load_checkpoint(unet=LatentUNet())
+    answers = job(controller, Processing(), ON, name="Euler a", during=switch)
+    assert [float(answer[0, 0, 0, 0]) % 1 > 0 for answer in answers] == [False, True, True, False, False, False]
 
 
 def test_the_unet_is_as_before_after_a_pass(controller):

@@ -1,0 +1,129 @@
+"""A reuse's output in a run with added noise goes part of the way to the one that keeps the denoised picture."""
+
+import pytest
+import torch
+
+from bench.runs import Task
+from deepcache_ext import NoiseLevels, SamplingPass, Settings
+from deepcache_ext.denoised import HIGHEST_SIGMA, SHARE, SHARE_OF_HELD, Prior, drawn
+from deepcache_ext.store import Call, RowStore
+from demo.k_diffusion_parts import external
+from demo.pictures import psnr
+from demo.tiny_model import TinyModel
+
+ALPHAS = torch.linspace(0.9991, 0.0047, 1000).square()
+PREDICTIONS = ["eps", "v"]
+
+
+def noise(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def denoised(x, output, time, prediction):
+    """Return x0 by the definitions of alpha, s and the two predictions."""
+    alpha, s = ALPHAS[time].sqrt(), (1 - ALPHAS[time]).sqrt()
+    return (x - s * output) / alpha if prediction == "eps" else alpha * x - s * output
+
+
+def prior(time, *, rows=2, channels=4, seed=1):
+    return Prior(noise(rows, channels, 8, 8, seed=seed), torch.full((rows,), time), noise(rows, 4, 8, 8, seed=seed + 1))
+
+
+@pytest.mark.parametrize("model", [external.DiscreteEpsDDPMDenoiser], ids=["k-diffusion"])
+def test_sigma_is_that_of_the_host(model):
+    host = model(None, ALPHAS, quantize=False)
+    times = torch.tensor([0.0, 0.25, 17.0, 500.75, 998.9, 999.0])
+    assert torch.allclose(NoiseLevels(ALPHAS).sigma(times), host.t_to_sigma(times), rtol=1e-4)
+
+
+def test_timesteps_beyond_the_model_are_its_outermost():
+    levels = NoiseLevels(ALPHAS)
+    assert torch.equal(levels.sigma(torch.tensor([-5, 1200])), levels.sigma(torch.tensor([0, 999])))
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("channels", [4, 9])
+def test_drawn_all_the_way_it_leads_to_the_last_denoised_picture(prediction, channels):
+    last = prior(700, channels=channels)
+    x, output = noise(2, channels, 8, 8, seed=5), noise(2, 4, 8, 8, seed=6)
+    found = drawn(output, x, torch.full((2,), 400), last, NoiseLevels(ALPHAS, prediction), 1.0)
+    then = denoised(last.x[:, :4], last.output, 700, prediction)
+    assert torch.allclose(denoised(x[:, :4], found, 400, prediction), then, atol=1e-3)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_drawn_half_the_way_it_is_the_mean(prediction, dtype):
+    levels, last, times = NoiseLevels(ALPHAS, prediction), prior(700), torch.full((2,), 400)
+    x, output = noise(2, 4, 8, 8, seed=5), noise(2, 4, 8, 8, seed=6).to(dtype)
+    none, half, all_ = (drawn(output, x, times, last, levels, share) for share in (0.0, 0.5, 1.0))
+    assert none.dtype == half.dtype == dtype
+    assert torch.equal(none, output)
+    assert torch.allclose(half.float(), (output.float() + all_.float()) / 2, atol=0.01)
+
+
+def test_noise_alone_says_nothing_about_the_denoised_picture():
+    alphas = ALPHAS.clone()
+    alphas[999] = 1 / (1 + (2 * HIGHEST_SIGMA) ** 2)
+    last = Prior(noise(2, 4, 8, 8), torch.tensor([999, 700]), noise(2, 4, 8, 8, seed=1))
+    output = noise(2, 4, 8, 8, seed=6)
+    found = drawn(output, noise(2, 4, 8, 8, seed=5), torch.full((2,), 600), last, NoiseLevels(alphas), 0.5)
+    assert torch.equal(found[0], output[0])
+    assert not torch.equal(found[1], output[1])
+
+
+@pytest.mark.parametrize("wrong", [torch.ones(2, 2), torch.ones(0)], ids=["two dimensions", "none"])
+def test_noise_levels_are_one_number_a_timestep(wrong):
+    with pytest.raises(ValueError, match="alphas_cumprod must have one dimension"):
+        NoiseLevels(wrong)
+
+
+def test_a_prediction_is_eps_or_v():
+    with pytest.raises(ValueError, match='prediction must be "eps" or "v"; got \'x0\''):
+        NoiseLevels(ALPHAS, "x0")
+
+
+@pytest.mark.parametrize(("forecasts", "share"), [(True, SHARE), (False, SHARE_OF_HELD)])
+def test_each_row_is_drawn_to_its_own_refresh(forecasts, share):
+    levels = NoiseLevels(ALPHAS)
+    store = RowStore(forecasts=forecasts, noisy=True, levels=levels)
+    last = prior(700, rows=3)
+    for rows in (range(2), range(2, 3)):
+        part = slice(rows.start, rows.stop)
+        features = [torch.zeros(1, 1, 8, 8)] * len(rows)
+        store.keep(Call(rows, last.x[part], last.times[part]), {0: features}, last.output[part])
+    x, output, times = noise(3, 4, 8, 8, seed=5), noise(3, 4, 8, 8, seed=6), torch.full((3,), 400)
+    assert torch.equal(store.drawn(Call(range(3), x, times), output), drawn(output, x, times, last, levels, share))
+
+
+@pytest.mark.parametrize(
+    ("settings", "noisy", "levels"),
+    [
+        (Settings(interval=2), False, True),
+        (Settings(interval=2), True, False),
+        (Settings(interval=2, forecast="off"), True, True),
+    ],
+    ids=["no added noise", "no levels", "forecast off"],
+)
+def test_elsewhere_the_output_is_the_outermost_blocks_own(settings, noisy, levels):
+    unet = TinyModel().unet
+    outputs = []
+    unet.out.register_forward_hook(lambda _out, _args, found: outputs.append(found))
+    context = noise(2, 4, 64)
+    with SamplingPass(unet, settings, 4, noisy=noisy, levels=NoiseLevels(ALPHAS) if levels else None) as run:
+        for step in range(4):
+            run.start_evaluation()
+            x, times = noise(2, 3, 32, 32, seed=step), torch.full((2,), 900 - 100 * step)
+            with torch.no_grad():
+                assert torch.equal(unet(x, times, context=context), outputs[-1])
+        assert run.statistics.reused == 2
+
+
+@pytest.mark.parametrize("sampler", ["Euler a", "DPM2 a"])
+def test_pictures_are_closer_for_it(sampler, monkeypatch):
+    task = Task(TinyModel(), sampler, 8, 8, 3.0)
+    uncached = task.run(12).pictures
+    settings = Settings(schedule="auto", speed_up=1.85)
+    drawn_ = psnr(task.run(12, settings).pictures, uncached).mean()
+    monkeypatch.setattr("deepcache_ext.store.drawn", lambda output, *_rest: output)
+    assert drawn_ > psnr(task.run(12, settings).pictures, uncached).mean() + 0.3
