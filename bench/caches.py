@@ -37,6 +37,10 @@ class Walk:
         self._emb = unet.time_embed(timestep_embedding(timesteps, unet.model_channels))
         self._skips: list[Tensor] = []
 
+    def at(self, x: Tensor, timesteps: Tensor) -> Walk:
+        """Return a walk of the same U-Net with the same text over another input."""
+        return Walk(self._unet, x, timesteps, self._context)
+
     def inputs(self, stop: int | None = None) -> Tensor:
         """Run the input blocks below number `stop` that have not run, all if None, and return what the last gave."""
         for block in self._unet.input_blocks[len(self._skips) : stop]:

@@ -29,9 +29,10 @@ from bench.caches import (
     is_full,
     share,
 )
+from bench.look_ahead import LookAhead
 from bench.report import row, table, written_on
 from bench.runs import ALL_SAMPLERS, Task
-from deepcache_ext import Settings
+from deepcache_ext import NoiseLevels, Settings
 from demo.pictures import psnr
 from demo.tiny_model import TinyModel
 
@@ -113,12 +114,19 @@ def contenders() -> list[Contender]:
     ]
 
 
-def fixed(total: int, wanted: float) -> Iterator[tuple[str, str, Make]]:
+def fixed(total: int, wanted: float, levels: NoiseLevels) -> Iterator[tuple[str, str, Make]]:
     """Yield the name, the parameters and the maker of each fixed schedule whose compute can be about `wanted`."""
+    reuse = share(COST_MODEL, 1, 1)
+    for gap in range(2, 7):
+        costs = {w: w + math.ceil((total - w) / gap) + (total - w) * reuse for w in range(3, total)}
+        warm = min(costs, key=lambda warm: abs(costs[warm] - wanted))
+        if abs(costs[warm] - wanted) < TOLERANCE:
+            ahead = functools.partial(LookAhead, gap=gap, warm=warm, levels=levels, probe=reuse)
+            yield "look-ahead", f"1:{gap}, warm {warm}", ahead
     for by_time, skipped in itertools.product((False, True), (1, 2, 3)):
         counts = {warm: sum(is_full(i, skipped, warm) for i in range(total)) for warm in range(2, total)}
         warm = min(counts, key=lambda warm: abs(counts[warm] - wanted))
-        if abs(counts[warm] - wanted) < 0.5:
+        if abs(counts[warm] - wanted) < TOLERANCE:
             name = f"output extrapolation{', by time' if by_time else ''}"
             make = functools.partial(OutputExtrapolation, skipped=skipped, warm=warm, by_time=by_time)
             yield name, f"1:{skipped}, warm {warm}", make
@@ -146,7 +154,7 @@ def compare(task: Task, steps: int, interval: int) -> Iterator[list[str]]:
         wanted = run.compute(reuse)
         found = psnr(run.pictures, reference)
         yield _cells(task.sampler, name, f"N = {interval}", run.full, total / wanted, found)
-    makers = list(fixed(total, wanted))
+    makers = list(fixed(total, wanted, NoiseLevels(task.model.alphas_cumprod)))
     for contender in contenders():
 
         def compute_at(value: float, contender: Contender = contender) -> float:
