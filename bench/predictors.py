@@ -24,9 +24,11 @@ from demo.tiny_model import UNCONDITIONAL, TinyModel
 
 FIRST = 6
 """The first evaluation that is guessed: enough refreshes lie before it for every guess."""
+LINE = "line, checked (ours without noise)"
 RESPONSE = "line and response, checked"
 DRAWN = "the same, drawn to the denoised picture held (ours with noise)"
 DENOISED = "the denoised picture held"
+GUIDANCE = "line, checked, with the last refresh's guidance"
 OUTPUT = "the output itself, line"
 SAMPLERS = ("Euler", "DPM++ 2M", "Euler a", "DPM++ 2M SDE")
 
@@ -109,7 +111,7 @@ def guesses(total: int) -> dict[str, Guess]:
         "half the line": lambda refreshes, now: line(refreshes, now, 0.5),
         "parabola": quadratic,
         "Chebyshev, all refreshes": lambda refreshes, now: chebyshev(refreshes, now, total),
-        "line, checked (ours without noise)": lambda refreshes, now: followed(refreshes, now, noisy=False),
+        LINE: lambda refreshes, now: followed(refreshes, now, noisy=False),
         RESPONSE: lambda refreshes, now: followed(refreshes, now, noisy=True),
     }
 
@@ -129,6 +131,9 @@ def errors(model: TinyModel, sampler: str, steps: int, pictures: int, guidance: 
         last = Prior(refreshes[-1].x, refreshes[-1].timesteps, refreshes[-1].eps)
         for name, share in ((DRAWN, SHARE), (DENOISED, 1.0)):
             outputs[name] = drawn(outputs[RESPONSE], now.x, now.timesteps, last, levels, share)
+        uncond = outputs[LINE].chunk(2)[1]
+        last_cond, last_uncond = refreshes[-1].eps.chunk(2)
+        outputs[GUIDANCE] = torch.cat([uncond + last_cond - last_uncond, uncond])
         outputs[OUTPUT] = _through(refreshes[-2:], now, of="eps")
         for name, output in outputs.items():
             found.setdefault(name, []).append(_error(output, now.eps, guidance))

@@ -158,7 +158,8 @@ def test_a_guess_is_exact_up_to_its_degree_and_no_further(name, degree):
 
 def test_every_guess_is_tried_on_the_trained_model():
     found = predictors.errors(TinyModel(), "Euler a", steps=10, pictures=2, guidance=3.0)
-    assert list(found) == [*predictors.guesses(10), predictors.DRAWN, predictors.DENOISED, predictors.OUTPUT]
+    others = [predictors.DRAWN, predictors.DENOISED, predictors.GUIDANCE, predictors.OUTPUT]
+    assert list(found) == [*predictors.guesses(10), *others]
     assert found[predictors.RESPONSE] < 0.7 * found["held"]
     assert found[predictors.RESPONSE] != found[predictors.DRAWN] < found[predictors.DENOISED]
     assert 0.05 < found["held"] < 2
