@@ -116,7 +116,7 @@ def test_sdxl_takes_the_presets_depth(maker):
 
 @pytest.mark.parametrize("example", api_examples(), ids=lambda example: str(example["alwayson_scripts"]["DeepCache"]))
 def test_the_readmes_examples_are_cached(maker, example):
-    small = {"width": 128, "height": 128}
+    small = {"width": 128, "height": 128, "override_settings": {"sd_model_checkpoint": maker.model("SD1")}}
     maker.server.post("/sdapi/v1/txt2img", example | small)
     ((_, full, reused),) = maker.counts()
     assert (full + reused, reused > full) == (20, True)
