@@ -219,7 +219,9 @@ class SamplingPass:
             return None
         first_call = self._call is None
         first = 0 if self._call is None else self._call.rows.stop
-        self._call = call = Call(range(first, first + len(x)), x, _of_each_row(timesteps, x))
+        timed = timesteps is not None and timesteps.numel() in {1, len(x)}
+        times = _of_each_row(timesteps, x) if timesteps is not None and timed else x.new_zeros(len(x))
+        self._call = call = Call(range(first, first + len(x)), x, times, timed)
         if call.rows.stop > self._most_rows:
             self._most_rows = call.rows.stop
             self._has_grown = self._action is Action.REUSE and not first_call
@@ -271,8 +273,6 @@ class SamplingPass:
         self.remove()
 
 
-def _of_each_row(timesteps: Tensor | None, x: Tensor) -> Tensor:
-    """Return the timesteps of a call with input `x` as shape (rows,) on its device, 0 where there is none for each."""
-    if timesteps is None or timesteps.numel() not in {1, len(x)}:
-        return x.new_zeros(len(x))
+def _of_each_row(timesteps: Tensor, x: Tensor) -> Tensor:
+    """Return the timesteps of a call with input `x` as shape (rows,) on its device."""
     return timesteps.detach().to(x.device).reshape(-1).expand(len(x))

@@ -35,7 +35,9 @@ class Call:
     x: Tensor
     """Of shape (rows, channels, height, width)."""
     times: Tensor
-    """Timesteps, of shape (rows,), on the same device."""
+    """Timesteps, of shape (rows,), on the same device; 0 where the call has none for each row."""
+    timed: bool = True
+    """Whether it has."""
 
     @property
     def signature(self) -> Signature:
@@ -110,7 +112,7 @@ class RowStore:
         x, times = call.x.detach(), call.times
         if self._forecasts or self._levels is not None:
             x, times = x.clone(), times.clone()
-        outputs = output.detach().clone() if output is not None and self._draws(x, output) else None
+        outputs = output.detach().clone() if output is not None and self._draws(call, output) else None
         for position, row in enumerate(call.rows):
             one = Call(range(row, row + 1), x[position : position + 1], times[position : position + 1])
             of_row = {key: walk[position] for key, walk in walks.items()}
@@ -133,7 +135,7 @@ class RowStore:
     def drawn(self, call: Call, output: Tensor) -> Tensor:
         """Return the `output` of a reuse, drawn towards the last refresh's denoised picture where that is kept."""
         priors = [row.prior for row in (self._rows[number] for number in call.rows) if row.prior is not None]
-        if self._levels is None or len(priors) != len(call.rows):
+        if self._levels is None or len(priors) != len(call.rows) or not self._draws(call, output):
             return output
         last = Prior(
             torch.cat([prior.x for prior in priors]),
@@ -143,9 +145,10 @@ class RowStore:
         share = SHARE if self._forecasts else SHARE_OF_HELD
         return drawn(output, call.x, call.times, last, self._levels, share)
 
-    def _draws(self, x: Tensor, output: Tensor) -> bool:
-        """Tell whether outputs are kept: those with levels, of the input's size, of no more than its channels."""
-        return self._levels is not None and output.shape[2:] == x.shape[2:] and output.shape[1] <= x.shape[1]
+    def _draws(self, call: Call, output: Tensor) -> bool:
+        """Tell whether the output is one to draw: its noise level known, its size the input's, no more channels."""
+        fits = output.shape[2:] == call.x.shape[2:] and output.shape[1] <= call.x.shape[1]
+        return self._levels is not None and call.timed and fits
 
     def _current(self) -> dict[int, _Row]:
         return {number: row for number, row in self._rows.items() if row.generation == self._generation}

@@ -119,6 +119,19 @@ def test_elsewhere_the_output_is_the_outermost_blocks_own(settings, noisy, level
         assert run.statistics.reused == 2
 
 
+@pytest.mark.parametrize(
+    ("x", "timed"),
+    [(noise(1, 4, 8, 8), False), (noise(1, 2, 8, 8), True), (noise(1, 4, 9, 9), True)],
+    ids=["no timesteps", "fewer channels", "another size"],
+)
+def test_an_output_of_unknown_noise_or_another_shape_stays_as_it_is(x, timed):
+    store = RowStore(noisy=True, levels=NoiseLevels(ALPHAS))
+    output = noise(1, 4, 8, 8, seed=1)
+    call = Call(range(1), x, torch.full((1,), 500.0), timed)
+    store.keep(call, {0: [torch.zeros(1, 1, 8, 8)]}, output)
+    assert torch.equal(store.drawn(call, output), output)
+
+
 @pytest.mark.parametrize("sampler", ["Euler a", "DPM2 a"])
 def test_pictures_are_closer_for_it(sampler, monkeypatch):
     task = Task(TinyModel(), sampler, 8, 8, 3.0)

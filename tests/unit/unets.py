@@ -81,7 +81,7 @@ class TaggedUNet(nn.Module):
         self.middle_block = nn.Identity()
         self.output_blocks = nn.ModuleList([self._Deep(), self._Deep(), nn.Identity()])
 
-    def forward(self, x):
+    def forward(self, x, timesteps=None):  # noqa: ARG002 - for the caller to hook
         h, skips = x, []
         for block in self.input_blocks:
             h = block(h)

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import torch
 from modules import script_callbacks, sd_models, sd_samplers, sd_samplers_common, shared
+from torch import nn
 
 from tests.unit.unets import TaggedUNet
 
@@ -24,6 +25,13 @@ class Processing:
 
     def comment(self, text):
         self.comments[text] = 1
+
+
+class NoUNet(nn.Module):
+    """What an SD3 checkpoint has in the place of a U-Net."""
+
+    def forward(self, x, timesteps=None):  # noqa: ARG002 - as a U-Net is called
+        return x
 
 
 def load_script():
@@ -63,7 +71,8 @@ def sample(p, steps=6, name="Euler", rows=2, during=None, s_min_uncond=0):
             for callback in script_callbacks.callbacks["cfg_denoiser"]:
                 callback(params)
             skips = (step % 2 or shared.opts.s_min_uncond_all) and sigma[0] < s_min_uncond
-            answers.append(sd_models.model_data.sd_model.model.diffusion_model(x[: len(conds)] if skips else x))
+            x = x[: len(conds)] if skips else x
+            answers.append(sd_models.model_data.sd_model.model.diffusion_model(x, torch.full((len(x),), 500.0)))
             denoiser.step += 1
         return answers
 

@@ -6,7 +6,6 @@ import time
 import gradio as gr
 import pytest
 from modules import sd_models, shared
-from torch import nn
 
 from deepcache_ext.placement import full_evaluations
 from deepcache_ext.webui.options import CONTROLS, SCHEDULES, written
@@ -14,7 +13,7 @@ from deepcache_ext.webui.plan import reuse_cost
 from deepcache_ext.webui.presets import PRESETS
 from tests.browser import page as open_page
 from tests.webui.page import build
-from tests.webui.support import Processing, load_checkpoint, load_script
+from tests.webui.support import NoUNet, Processing, load_checkpoint, load_script
 
 DEFAULTS = [written(control.default) for control in CONTROLS.values()]
 
@@ -183,11 +182,11 @@ def test_sdxl_narrows_the_depth(page):
 
 def test_without_a_unet_the_plan_says_so(page):
     enable(page)
-    load_checkpoint(unet=nn.Identity())
+    load_checkpoint(unet=NoUNet())
     try:
         page.fill("#txt2img_steps input[type=number]", "21")
         page.keyboard.press("Tab")
-        wait_for_plan(page, "DeepCache will not be used: Identity has no U-Net with input_blocks, ")
+        wait_for_plan(page, "DeepCache will not be used: NoUNet has no U-Net with input_blocks, ")
     finally:
         load_checkpoint()
 

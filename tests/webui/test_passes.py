@@ -6,13 +6,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 from modules import patches, script_callbacks, sd_models, sd_samplers, sd_samplers_common, sd_unet, shared
-from torch import nn
 
 from deepcache_ext.webui import host, infotext
 from deepcache_ext.webui.options import CONTROLS
 from deepcache_ext.webui.passes import NOT_USED, OVERRIDES
 from tests.unit.unets import TaggedUNet, state_of
-from tests.webui.support import Processing, job, load_checkpoint, load_script, sample
+from tests.webui.support import NoUNet, Processing, job, load_checkpoint, load_script, sample
 
 ON = {"enabled": True, "interval": 3, "depth": 1}
 
@@ -20,8 +19,8 @@ ON = {"enabled": True, "interval": 3, "depth": 1}
 class LatentUNet(TaggedUNet):
     """A TaggedUNet whose output has its input's channels."""
 
-    def forward(self, x):
-        return super().forward(x)[:, :2]
+    def forward(self, x, timesteps=None):
+        return super().forward(x, timesteps)[:, :2]
 
 
 @pytest.fixture
@@ -219,14 +218,10 @@ def test_new_weights_in_the_same_unet_empty_the_store(controller):
 
 
 def test_another_checkpoint_without_a_unet_in_mid_run_ends_the_caching(controller):
-    class Transformer(nn.Module):
-        def forward(self, x):
-            return x
-
     p = Processing()
-    job(controller, p, ON, during=lambda step: step == 2 and load_checkpoint("sd3", Transformer()))
+    job(controller, p, ON, during=lambda step: step == 2 and load_checkpoint("sd3", NoUNet()))
     (comment,) = p.comments
-    assert comment.startswith("DeepCache not used: from the change of the checkpoint on, Transformer has no U-Net")
+    assert comment.startswith("DeepCache not used: from the change of the checkpoint on, NoUNet has no U-Net")
 
 
 @pytest.mark.parametrize(
@@ -248,22 +243,22 @@ def test_with_a_bad_setting_the_picture_is_made_and_the_reason_told(controller, 
 
 
 def test_a_model_without_a_unet_is_left_alone_with_a_reason(controller):
-    load_checkpoint(unet=nn.Identity())
+    load_checkpoint(unet=NoUNet())
     p = Processing()
     job(controller, p, ON)
     (comment,) = p.comments
     assert comment == (
-        "DeepCache not used: Identity has no U-Net with input_blocks, middle_block and as many output_blocks; "
+        "DeepCache not used: NoUNet has no U-Net with input_blocks, middle_block and as many output_blocks; "
         "use a checkpoint of the SD1, SD2 or SDXL family."
     )
 
 
 def test_a_unet_replaced_by_an_engine_is_left_alone_with_a_reason(controller, monkeypatch):
-    monkeypatch.setattr(sd_unet, "current_unet", nn.Identity())
+    monkeypatch.setattr(sd_unet, "current_unet", NoUNet())
     p = Processing()
     assert origins(job(controller, p, ON)) == [0, 1, 2, 3, 4, 5]
     (comment,) = p.comments
-    assert 'the U-Net is replaced by the engine "Identity"' in comment
+    assert 'the U-Net is replaced by the engine "NoUNet"' in comment
 
 
 def test_the_hosts_sampler_is_wrapped_once_and_given_back():
@@ -379,7 +374,7 @@ def test_an_engine_that_the_host_applies_after_the_job_has_begun_is_noticed(cont
     p = Processing()
     shared.state.begin()
     controller.begin_job(p, [ON])
-    monkeypatch.setattr(sd_unet, "current_unet", nn.Identity())
+    monkeypatch.setattr(sd_unet, "current_unet", NoUNet())
     assert origins(sample(p)) == [0, 1, 2, 3, 4, 5]
     assert "replaced by the engine" in next(iter(p.comments))
 
