@@ -56,6 +56,7 @@ SETTINGS = {
     "s_min_uncond": 0.0,
     "s_min_uncond_all": False,
     "emphasis": "No norm",
+    "sd_unet": "Automatic",
 }
 """The host's settings at the start; after a job it restores only those that its file names.
 

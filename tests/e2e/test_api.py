@@ -3,7 +3,7 @@
 import pytest
 
 from deepcache_ext.webui.options import CONTROLS
-from tests.e2e.pictures import same
+from tests.e2e.pictures import EVERY_THIRD, same
 from tests.unit.test_readme import api_examples
 
 FAST = {"interval": 5, "depth": 2}
@@ -106,6 +106,18 @@ def test_a_depth_that_sdxl_lacks_is_explained(maker):
     sentence = "depth must be a whole number from 1 to 8 for this U-Net; got 11"
     assert sentence in reply["info"]["extra_generation_params"]["DeepCache not used"]
     assert same(reply, maker.make(model=model))
+
+
+def test_an_engine_in_the_place_of_the_unet_is_explained(maker):
+    model = maker.model("SD1")
+    engine = {"override_settings": {"sd_model_checkpoint": model, "sd_unet": "e2e engine"}}
+    reply = maker.make(cache={}, **engine)
+    sentence = 'the U-Net is replaced by the engine "e2e engine"; choose "None" as SD Unet in the settings'
+    assert reply["info"]["extra_generation_params"]["DeepCache not used"] == sentence
+    assert maker.last_run()["passes"][0]["reason"] == sentence
+    assert same(reply, maker.make(**engine))
+    maker.make(cache=EVERY_THIRD)
+    assert maker.counts() == [("txt2img", 3, 5)]
 
 
 def test_sdxl_takes_the_presets_depth(maker):
