@@ -255,7 +255,7 @@ class SamplingPass:
             s.reused -= 1
             s.full += 1
 
-    def _done(self, view: View, output: Tensor) -> Tensor:
+    def _done(self, view: View, output: Any) -> Any:
         if self._call is None:
             return output
         if not view.reuses:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -99,7 +100,7 @@ class RowStore:
         else:
             self.clear()
 
-    def keep(self, call: Call, walks: Mapping[int, Walk], output: Tensor | None = None) -> None:
+    def keep(self, call: Call, walks: Mapping[int, Walk], output: object = None) -> None:
         """Keep the features of `call`, and its `output` if that is wanted, replacing what was kept of its rows.
 
         `walks` has key 0 for the walk over the call's own input and other keys for walks over anything else. Nothing
@@ -112,7 +113,7 @@ class RowStore:
         x, times = call.x.detach(), call.times
         if self._forecasts or self._levels is not None:
             x, times = x.clone(), times.clone()
-        outputs = output.detach().clone() if output is not None and self._draws(call, output) else None
+        outputs = output.detach().clone() if self._draws(output, call) else None
         for position, row in enumerate(call.rows):
             one = Call(range(row, row + 1), x[position : position + 1], times[position : position + 1])
             of_row = {key: walk[position] for key, walk in walks.items()}
@@ -132,10 +133,10 @@ class RowStore:
             return None
         return {key: forecast.expected([row.walks[key] for row in found], call.x, call.times) for key in found[0].walks}
 
-    def drawn(self, call: Call, output: Tensor) -> Tensor:
+    def drawn(self, call: Call, output: Any) -> Any:
         """Return the `output` of a reuse, drawn towards the last refresh's denoised picture where that is kept."""
         priors = [row.prior for row in (self._rows[number] for number in call.rows) if row.prior is not None]
-        if self._levels is None or len(priors) != len(call.rows) or not self._draws(call, output):
+        if self._levels is None or len(priors) != len(call.rows) or not self._draws(output, call):
             return output
         last = Prior(
             torch.cat([prior.x for prior in priors]),
@@ -145,10 +146,11 @@ class RowStore:
         share = SHARE if self._forecasts else SHARE_OF_HELD
         return drawn(output, call.x, call.times, last, self._levels, share)
 
-    def _draws(self, call: Call, output: Tensor) -> bool:
+    def _draws(self, output: object, call: Call) -> TypeGuard[Tensor]:
         """Tell whether the output is one to draw: its noise level known, its size the input's, no more channels."""
-        fits = output.shape[2:] == call.x.shape[2:] and output.shape[1] <= call.x.shape[1]
-        return self._levels is not None and call.timed and fits
+        if self._levels is None or not call.timed or not isinstance(output, Tensor):
+            return False
+        return output.shape[2:] == call.x.shape[2:] and output.shape[1] <= call.x.shape[1]
 
     def _current(self) -> dict[int, _Row]:
         return {number: row for number, row in self._rows.items() if row.generation == self._generation}

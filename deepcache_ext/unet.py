@@ -271,7 +271,7 @@ class CallHook:
         self,
         unet: nn.Module,
         choose: Callable[[Tensor, Tensor | None], View | None],
-        done: Callable[[View, Tensor], Tensor],
+        done: Callable[[View, Any], Any],
         failed: Callable[[Exception], None],
         released: Callable[[], None],
     ) -> None:

@@ -101,3 +101,14 @@ def test_after_sd3_sd1_is_cached_as_before(maker, alone):
     maker.make(cache=EVERY_THIRD, model=maker.model("SD3"))
     assert same(maker.make(cache=EVERY_THIRD), alone)
     assert maker.counts() == [("txt2img", 3, 5)]
+
+
+@pytest.mark.parametrize("kind", ["SD1", "SD2", "SDXL", "inpainting"])
+@pytest.mark.parametrize("sampler", ["Euler a", "DPM++ SDE"])
+def test_where_noise_is_added_the_forecast_knows_the_checkpoints_noise_levels(maker, kind, sampler):
+    request = {"sampler_name": sampler, "model": maker.model(kind)} | TEN
+    uncached = maker.make(**request)
+    held, forecast = (maker.make(cache=ON | {"forecast": which}, **request) for which in ("off", "on"))
+    print(kind, sampler, psnr(held, uncached), psnr(forecast, uncached))
+    assert not same(held, forecast)
+    assert psnr(forecast, uncached) > psnr(held, uncached) - SLACK

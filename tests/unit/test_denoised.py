@@ -10,6 +10,7 @@ from deepcache_ext.store import Call, RowStore
 from demo.k_diffusion_parts import external
 from demo.pictures import psnr
 from demo.tiny_model import TinyModel
+from tests.unit.unets import TaggedUNet
 
 ALPHAS = torch.linspace(0.9991, 0.0047, 1000).square()
 PREDICTIONS = ["eps", "v"]
@@ -130,6 +131,16 @@ def test_an_output_of_unknown_noise_or_another_shape_stays_as_it_is(x, timed):
     call = Call(range(1), x, torch.full((1,), 500.0), timed)
     store.keep(call, {0: [torch.zeros(1, 1, 8, 8)]}, output)
     assert torch.equal(store.drawn(call, output), output)
+
+
+def test_what_a_foreign_forward_returns_beside_tensors_stays_as_it_is():
+    unet = TaggedUNet()
+    unet.forward = lambda x, timesteps: [type(unet).forward(unet, x)]  # noqa: ARG005 - as a U-Net is called
+    with SamplingPass(unet, Settings(interval=2), noisy=True, levels=NoiseLevels(ALPHAS)) as run:
+        for step in range(2):
+            run.start_evaluation()
+            (found,) = unet(torch.full((1, 2, 4, 4), float(step)), torch.full((1,), 500.0))
+    assert (run.statistics.reused, run.statistics.error, found[0, 0, 0, 0]) == (1, "", 0)
 
 
 @pytest.mark.parametrize("sampler", ["Euler a", "DPM2 a"])
