@@ -111,7 +111,7 @@ def test_a_depth_that_sdxl_lacks_is_explained(maker):
 def test_an_engine_in_the_place_of_the_unet_is_explained(maker):
     model = maker.model("SD1")
     engine = {"override_settings": {"sd_model_checkpoint": model, "sd_unet": "e2e engine"}}
-    reply = maker.make(cache={}, **engine)
+    reply = maker.make(cache=EVERY_THIRD, **engine)
     sentence = 'the U-Net is replaced by the engine "e2e engine"; choose "None" as SD Unet in the settings'
     assert reply["info"]["extra_generation_params"]["DeepCache not used"] == sentence
     assert maker.last_run()["passes"][0]["reason"] == sentence
