@@ -109,6 +109,5 @@ def test_where_noise_is_added_the_forecast_knows_the_checkpoints_noise_levels(ma
     request = {"sampler_name": sampler, "model": maker.model(kind)} | TEN
     uncached = maker.make(**request)
     held, forecast = (maker.make(cache=ON | {"forecast": which}, **request) for which in ("off", "on"))
-    print(kind, sampler, psnr(held, uncached), psnr(forecast, uncached))
     assert not same(held, forecast)
-    assert psnr(forecast, uncached) > psnr(held, uncached) - SLACK
+    assert psnr(forecast, uncached) > psnr(maker.make(seed=8, **request), uncached) + 1
