@@ -11,7 +11,7 @@ sigma = s / alpha, which is what every checkpoint of the SD1, SD2 and SDXL famil
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
@@ -37,23 +37,22 @@ class NoiseLevels:
 
     alphas_cumprod: Tensor
     prediction: Prediction = "eps"
-    _log_sigmas: Tensor = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.alphas_cumprod.ndim != 1 or not len(self.alphas_cumprod):
             raise ValueError(f"alphas_cumprod must have one dimension; got shape {tuple(self.alphas_cumprod.shape)}")
         if self.prediction not in get_args(Prediction):
             raise ValueError(f'prediction must be "eps" or "v"; got {self.prediction!r}')
-        left = self.alphas_cumprod.float().clamp(1e-12, 1 - 1e-6)
-        object.__setattr__(self, "_log_sigmas", ((1 - left) / left).log() / 2)
 
     def sigma(self, times: Tensor) -> Tensor:
         """Return sigma at `times`, of shape (rows,) and on their device; log sigma is a line between two timesteps."""
-        logs = self._log_sigmas.to(times.device)
-        times = times.float().clamp(0, len(logs) - 1)
+        last = len(self.alphas_cumprod) - 1
+        times = times.float().clamp(0, last)
         low = times.floor().long()
-        high = (low + 1).clamp(max=len(logs) - 1)
-        return torch.lerp(logs[low], logs[high], times - low).exp()
+        at = torch.stack([low, (low + 1).clamp(max=last)])
+        left = self.alphas_cumprod.to(times.device)[at].float().clamp(1e-12, 1 - 1e-6)
+        logs = ((1 - left) / left).log() / 2
+        return torch.lerp(logs[0], logs[1], times - low).exp()
 
 
 @dataclass(frozen=True)
