@@ -22,19 +22,24 @@ T = TypeVar("T")
 
 
 class Walk:
-    """The stock loop of ldm's U-Net over one call's blocks, a part at a time.
+    """The stock loop of ldm's and sgm's U-Nets over one call's blocks, a part at a time.
 
     `x` is the call's input of shape (rows, channels, height, width), `timesteps` of shape (rows,), `context` the text
-    embedding of shape (rows, tokens, width). `h` is the output of the last block that ran.
+    embedding of shape (rows, tokens, width), `y` sgm's vector of shape (rows, width). `h` is the output of the last
+    block that ran.
     """
 
-    def __init__(self, unet: Any, x: Tensor, timesteps: Tensor, context: Tensor | None) -> None:
+    def __init__(
+        self, unet: Any, x: Tensor, timesteps: Tensor, context: Tensor | None, y: Tensor | None = None
+    ) -> None:
         self.x = x
         self.timesteps = timesteps
-        self.h: Tensor = x.type(unet.dtype)
+        self.h: Tensor = x.type(getattr(unet, "dtype", x.dtype))
         self._unet = unet
         self._context = context
         self._emb = unet.time_embed(timestep_embedding(timesteps, unet.model_channels))
+        if y is not None:
+            self._emb = self._emb + unet.label_emb(y)
         self._skips: list[Tensor] = []
 
     def at(self, x: Tensor, timesteps: Tensor) -> Walk:

@@ -8,16 +8,15 @@ uncached picture. Compute is counted, as a fraction of the uncached run, with SD
 from __future__ import annotations
 
 import argparse
-import csv
 import functools
 import itertools
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bench.macs import fractions
-from bench.report import row, save_figure, table, written_on
+from bench.report import read_csv, row, save_figure, table, write_csv, written_on
 from bench.runs import ALL_SAMPLERS, Task
 from deepcache_ext import Settings
 from demo.pictures import psnr, relative_error
@@ -124,7 +123,7 @@ def main() -> None:
     print()
     print(table(HEADINGS, []), flush=True)
     model = TinyModel()
-    results = _read_csv(options.out.with_suffix(".csv")) if options.append else []
+    results = read_csv(Result, options.out.with_suffix(".csv")) if options.append else []
     for name, steps in itertools.product(options.samplers, options.steps):
         total = ALL_SAMPLERS[name].evaluations(steps)
         settings = variants(options.intervals, options.depths, options.schedules, total, options.forecast)
@@ -134,7 +133,7 @@ def main() -> None:
         for result in found:
             results = [other for other in results if _case(other) != _case(result)] + [result]
             print(row(_cells(result)), flush=True)
-    _write_csv(results, options.out.with_suffix(".csv"))
+    write_csv(results, options.out.with_suffix(".csv"))
     _draw(results, options.out)
 
 
@@ -147,22 +146,6 @@ def _cells(r: Result) -> list[str]:
         r.sampler, f"{r.steps}", r.schedule, f"{r.interval}", f"{r.depth}", f"{100 * r.compute:.0f} %",
         f"{r.psnr:.1f} ({r.psnr_worst:.1f})", f"{r.error:.3f} ({r.error_worst:.3f})",
     ]  # fmt: skip
-
-
-def _read_csv(file: Path) -> list[Result]:
-    types = {field.name: {"str": str, "int": int, "float": float}[str(field.type)] for field in fields(Result)}
-    with file.open(newline="", encoding="utf-8") as lines:
-        return [Result(**{name: types[name](value) for name, value in line.items()}) for line in csv.DictReader(lines)]
-
-
-def _write_csv(results: list[Result], out: Path) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with out.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(field.name for field in fields(Result))
-        for result in results:
-            values = asdict(result).values()
-            writer.writerow([f"{value:.4f}" if isinstance(value, float) else value for value in values])
 
 
 def _draw(results: list[Result], out: Path) -> None:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import csv
 import datetime as dt
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import matplotlib as mpl
 import torch
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
+
+Result = TypeVar("Result")
+"""A dataclass whose fields are str, int or float."""
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -43,11 +48,37 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def save_figure(out: Path, *draw: Callable[[Any], None], width: float = 6.4) -> None:
-    """Write a picture with one plot for each function of `draw`, side by side."""
-    figure, axes = plt.subplots(1, len(draw), figsize=(width * len(draw), 4.2), squeeze=False, layout="constrained")
-    for one, axis in zip(draw, axes[0], strict=True):
-        one(axis)
+def read_csv(kind: type[Result], file: Path) -> list[Result]:
+    """Return what `write_csv` wrote of results of class `kind`."""
+    types = {field.name: {"str": str, "int": int, "float": float}[str(field.type)] for field in fields(kind)}  # type: ignore[arg-type]
+    with file.open(newline="", encoding="utf-8") as lines:
+        return [kind(**{name: types[name](value) for name, value in line.items()}) for line in csv.DictReader(lines)]
+
+
+def write_csv(results: Iterable[Any], file: Path) -> None:
+    """Write results of one dataclass, a line each, floats with four digits after the point."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w", newline="", encoding="utf-8") as lines:
+        writer = csv.writer(lines, lineterminator="\n")
+        for number, result in enumerate(results):
+            values = asdict(result)
+            if number == 0:
+                writer.writerow(values)
+            writer.writerow([f"{value:.4f}" if isinstance(value, float) else value for value in values.values()])
+
+
+def save_figure(out: Path, *draw: Callable[[Any], None], width: float = 6.4, columns: int = 9) -> None:
+    """Write a picture with one plot for each function of `draw`, side by side, at most `columns` in a line."""
+    columns = min(columns, len(draw))
+    lines = -(-len(draw) // columns)
+    figure, axes = plt.subplots(
+        lines, columns, figsize=(width * columns, 4.2 * lines), squeeze=False, layout="constrained"
+    )
+    for number, axis in enumerate(axes.flat):
+        if number >= len(draw):
+            axis.set_axis_off()
+            continue
+        draw[number](axis)
         axis.grid(alpha=0.3)
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=110)

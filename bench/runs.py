@@ -21,8 +21,9 @@ class Run:
 
     pictures: Tensor
     """RGB from 0 to 1, of shape (pictures, 3, height, width)."""
-    full: int
-    reused: int
+    full: float
+    reused: float
+    """Evaluations of each kind, as a mean over the batches where they differ."""
 
     def compute(self, reuse: float) -> float:
         """Return the cost in full evaluations, where a reuse costs `reuse` of one."""

@@ -2,12 +2,13 @@
 
 import functools
 import random
+import sys
 from collections import Counter
 
 import pytest
 import torch
 
-from bench import closeness, fuzz, macs, placement, predictors, quality, speed
+from bench import closeness, fuzz, macs, placement, predictors, quality, report, rivals, speed
 from bench import forecast as bench_forecast
 from bench.networks import Network
 from bench.runs import Task
@@ -107,26 +108,48 @@ def test_quality_compares_with_the_same_seeds_uncached_picture(name):
 
 
 @pytest.mark.parametrize("name", ["Euler a", "Heun"])
-def test_closeness_compares_every_method_with_fewer_steps_at_its_compute(name):
+def test_closeness_compares_every_kind_with_fewer_steps_at_its_compute(name):
     task = Task(TinyModel(), name, pictures=3, batch=3, guidance=3.0)
-    pairs = list(closeness.compare(task, 6, [2]))
-    assert [ours.method for ours, _ in pairs] == list(closeness.METHODS)
-    for ours, fewer in pairs:
-        assert fewer.method == closeness.FEWER
-        assert ours.speed_up == fewer.speed_up
-        assert 1.5 < ours.speed_up < 2
-        assert 5 < ours.worst <= ours.mean < 60
-        assert 0.3 < ours.similarity < 1
-        assert fewer.mean != ours.mean
+    points = list(closeness.compare(task, 6, [2]))
+    assert [point.method for point in points] == list(closeness.OWN)
+    for point in points:
+        assert 1.5 < point.sd15 < point.sdxl < 2
+        assert point.wall > 0
+        assert 5 < point.worst <= point.mean < 60
+        assert 0.3 < point.similarity < 1
+        assert point.fewer_worst <= point.fewer_mean != point.mean
+
+
+def test_closeness_compares_rivals_on_the_same_pictures():
+    task = Task(TinyModel(), "Euler", pictures=2, batch=2, guidance=3.0)
+    extrapolation, spectrum = closeness.compare(task, 10, [2], [rivals.SPECTRUM, rivals.EXTRAPOLATION])
+    assert (extrapolation.method, spectrum.method) == (rivals.EXTRAPOLATION, rivals.SPECTRUM)
+    for point in (extrapolation, spectrum):
+        assert point.sd15 == pytest.approx(point.sdxl, rel=0.001)
+        assert 1.5 < point.sd15 < 2.5
+        assert 10 < point.mean < 80
 
 
 def test_fewer_steps_are_interpolated_between_the_counts_on_either_side():
     task = Task(TinyModel(), "Euler", pictures=2, batch=2, guidance=3.0)
     reference = task.run(4).pictures
     two, three = (float(psnr(task.run(count).pictures, reference).mean()) for count in (2, 3))
-    (ours, fewer), *_ = closeness.compare(task, 4, [2])
-    share = 4 / ours.speed_up - 2
-    assert fewer.mean == pytest.approx(two + (three - two) * share, abs=1e-4)
+    point, *_ = closeness.compare(task, 4, [2])
+    assert point.fewer_mean == pytest.approx(two + (three - two) * (4 / point.sd15 - 2), abs=1e-4)
+
+
+def test_closeness_writes_one_line_a_case_and_draws_them(tmp_path, monkeypatch, capsys):
+    out = tmp_path / "closeness.png"
+    arguments = ["--samplers", "Euler", "--steps", "4", "--guidance", "3", "--pictures", "2", "--intervals", "2"]
+    for methods in (["uniform", "auto"], ["auto", "non-uniform"]):
+        more = ["--methods", *methods, "--out", str(out), *(["--append"] if out.exists() else [])]
+        monkeypatch.setattr(sys, "argv", ["closeness", *arguments, *more])
+        closeness.main()
+    points = report.read_csv(closeness.Point, out.with_suffix(".csv"))
+    assert [point.method for point in points] == ["uniform", "non-uniform", "auto"]
+    printed = capsys.readouterr().out
+    assert all(f"| {point.method}, N = 2 |" in printed for point in points)
+    assert out.stat().st_size > 10_000
 
 
 def test_the_same_picture_has_similarity_one():

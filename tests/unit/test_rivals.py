@@ -10,6 +10,7 @@ from torch import nn
 
 from bench import macs, rivals
 from bench.caches import AccumulatedChange, EasyCache, FirstBlockCache, OutputExtrapolation, Spectrum, share
+from bench.look_ahead import LookAhead
 from bench.runs import Task
 from deepcache_ext import NoiseLevels, Settings
 from demo.tiny_model import TinyModel
@@ -98,9 +99,9 @@ def untouched(task):
 
 @pytest.mark.parametrize("name", UNTOUCHED)
 def test_without_reuse_the_pictures_are_the_same_to_the_bit(task, untouched, name):
-    pictures, full, compute = rivals.sample(task, 4, UNTOUCHED[name])
-    assert torch.equal(pictures, untouched)
-    assert (full, compute) == (4, 4)
+    run = rivals.sample(task, 4, UNTOUCHED[name])
+    assert torch.equal(run.pictures, untouched)
+    assert (run.full, run.reused) == (4, 0)
     assert "forward" not in vars(task.model.unet)
 
 
@@ -202,7 +203,7 @@ def test_the_row_that_changed_most_decides():
 
 def test_accumulated_change_reuses_what_deepcache_does(task):
     make = functools.partial(AccumulatedChange, tau=math.inf, probe=0.1)
-    pictures, _, _ = rivals.sample(task, 4, make)
+    pictures = rivals.sample(task, 4, make).pictures
     settings = Settings(schedule="list", steps=(0, 3), forecast="off")
     assert torch.equal(pictures, task.run(4, settings).pictures)
 
@@ -342,28 +343,32 @@ def test_where_the_compute_jumps_the_closer_side_is_taken():
 def test_counts_are_means_over_the_batches(task):
     three = Task(task.model, task.sampler, pictures=3, batch=2, guidance=3.0)
     changes = iter([0.0, math.inf])
-    pictures, full, compute = rivals.sample(three, 3, lambda *run: FirstBlockCache(*run, next(changes), probe=0.1))
-    assert len(pictures) == 3
-    assert (full, compute) == ((3 + 1) / 2, pytest.approx((3 + 1.2) / 2))
+    run = rivals.sample(three, 3, lambda *made: FirstBlockCache(*made, next(changes), probe=0.1))
+    assert len(run.pictures) == 3
+    assert (run.full, run.reused) == (pytest.approx((3 + 1) / 2), (0 + 2) / 2)
 
 
-@pytest.mark.parametrize(("wanted", "ratios"), [(10.8, {1, 2, 3}), (8.0, {2, 3})])
-def test_fixed_schedules_make_the_wanted_compute(wanted, ratios):
+@pytest.mark.parametrize("wanted", [10.8, 8.0])
+def test_fixed_schedules_make_the_wanted_compute(wanted):
     found = list(rivals.fixed(20, wanted, LEVELS))
-    assert {make.keywords["skipped"] for _, _, make in found if "skipped" in make.keywords} == ratios
-    assert any("gap" in make.keywords for _, _, make in found)
-    for _, _, make in found:
-        run = make(Triple(), 20)
+    assert {entry.name for entry in found} == {rivals.EXTRAPOLATION, rivals.BY_TIME, rivals.AHEAD}
+    for entry in found:
+        run = entry.make(Triple(), 20)
         outputs(run, range(20))
         assert abs(run.compute - wanted) <= 0.5
+        assert run.probe == (share("SD1.5", *entry.parts) if entry.name == rivals.AHEAD else 0)
 
 
-def test_the_table_has_every_method(task, monkeypatch):
-    monkeypatch.setattr(rivals, "share", lambda *_: 0.1)
+def test_every_rival_enters_by_its_name(task, monkeypatch):
     monkeypatch.setattr(rivals, "tuned", lambda *_: 0.1)
-    one = Task(task.model, task.sampler, pictures=1, batch=1, guidance=3.0)
-    cells = list(rivals.compare(one, 4, 2))
-    names = [name for _, name, *_ in cells]
-    assert names[:3] == ["DeepCache, auto", "DeepCache, forecast", "DeepCache"]
-    assert set(names) >= {contender.name for contender in rivals.contenders()} | {"output extrapolation"}
-    assert {len(row) for row in cells} == {len(rivals.HEADINGS)}
+    monkeypatch.setattr(rivals, "share", lambda *_: 0.1)
+    found = list(rivals.entries(rivals.NAMES, task, 20, 10.8))
+    assert {entry.name for entry in found} == set(rivals.NAMES)
+    one = list(rivals.entries([rivals.SPECTRUM], task, 20, 10.8))
+    assert [(entry.name, entry.parameter) for entry in one] == [(rivals.SPECTRUM, "flex = 0.1")]
+
+
+def test_what_is_computed_ahead_counts_as_full(task):
+    ahead = functools.partial(LookAhead, gap=2, warm=3, levels=LEVELS, probe=0.1)
+    run = rivals.sample(task, 7, ahead)
+    assert (run.full, run.reused) == (pytest.approx(3 + 2), 4)
