@@ -405,14 +405,14 @@ class Spectrum(Rival):
 
 
 def spectrum_weights(
-    indices: Sequence[int], index: int, total: int, degree: int = 4, ridge: float = 0.1, weight: float = 0.5
+    indices: Sequence[float], index: float, total: int, degree: int = 4, ridge: float = 0.1, weight: float = 0.5
 ) -> Tensor:
     """Return by what Spectrum multiplies the features of evaluations `indices` to forecast `index` of `total`.
 
     float64, of shape (indices,). The parameters are those of `Spectrum`.
     """
 
-    def basis(numbers: Sequence[int]) -> Tensor:
+    def basis(numbers: Sequence[float]) -> Tensor:
         scaled = 2 * torch.tensor(numbers, dtype=torch.float64) / total - 1
         return torch.cos(torch.arange(degree + 1, dtype=torch.float64) * torch.acos(scaled)[:, None])
 

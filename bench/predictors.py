@@ -1,25 +1,30 @@
 """What is the best guess of a deep feature that is not computed?
 
 Along uncached runs of the demo's trained model every second evaluation counts as a refresh, and each one in between is
-guessed from the refreshes before it. Printed is the error of the guided noise prediction that a reuse would then make,
-relative to the true one: mean over pictures and evaluations. It says nothing about what errors do to later ones.
+guessed from the refreshes before it. The first table has the error of the guided noise prediction that a reuse would
+then make, relative to the true one: mean over pictures and evaluations. It says nothing about what errors do to later
+ones; the second table does: PSNR in dB to the uncached picture, mean (worst tenth), of the schedule "auto" with each
+predictor.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bench.caches import Walk, spectrum_weights
+from bench.caches import Walk
+from bench.candidates import Chebyshev, Polynomial
 from bench.report import row, table, written_on
-from bench.runs import ALL_SAMPLERS
-from deepcache_ext import NoiseLevels, forecast
+from bench.runs import ALL_SAMPLERS, Task
+from deepcache_ext import NoiseLevels, Settings
 from deepcache_ext.denoised import SHARE, Prior, drawn
+from deepcache_ext.forecast import Held, Line, LineAndResponse, Predictor
+from demo.pictures import psnr
 from demo.tiny_model import UNCONDITIONAL, TinyModel
 
 FIRST = 6
@@ -31,6 +36,7 @@ DENOISED = "the denoised picture held"
 GUIDANCE = "line, checked, with the last refresh's guidance"
 OUTPUT = "the output itself, line"
 SAMPLERS = ("Euler", "DPM++ 2M", "Euler a", "DPM++ 2M SDE")
+SPEED_UPS = (1.85, 2.5)
 
 
 @dataclass(frozen=True)
@@ -43,10 +49,6 @@ class Evaluation:
     feature: Tensor
     """Of depth 1."""
     eps: Tensor
-
-
-Guess = Callable[[Sequence[Evaluation], Evaluation], Tensor]
-"""Takes the refreshes, oldest first, and the evaluation to guess the feature, or the output, of."""
 
 
 def record(model: TinyModel, sampler: str, steps: int, pictures: int, guidance: float) -> list[Evaluation]:
@@ -68,52 +70,44 @@ def record(model: TinyModel, sampler: str, steps: int, pictures: int, guidance: 
     return found
 
 
-def held(refreshes: Sequence[Evaluation], _now: Evaluation) -> Tensor:
-    """The last feature."""
-    return refreshes[-1].feature
+def predictors() -> dict[str, Predictor]:
+    """Return every way to predict a feature from its refreshes."""
+    return {
+        "held": Held(),
+        "line": Polynomial(1),
+        "half the line": Polynomial(1, 0.5),
+        "parabola": Polynomial(2),
+        "Chebyshev, all refreshes": Chebyshev(),
+        LINE: Line(),
+        RESPONSE: LineAndResponse(),
+    }
 
 
-def line(refreshes: Sequence[Evaluation], now: Evaluation, share: float = 1.0) -> Tensor:
-    """On the line through the last two in time, `share` of the way."""
-    return _through(refreshes[-2:], now, share)
-
-
-def quadratic(refreshes: Sequence[Evaluation], now: Evaluation) -> Tensor:
-    """On the parabola through the last three in time."""
-    return _through(refreshes[-3:], now)
-
-
-def chebyshev(refreshes: Sequence[Evaluation], now: Evaluation, total: int) -> Tensor:
-    """Spectrum's forecast, from all of them."""
-    weights = spectrum_weights([refresh.index for refresh in refreshes], now.index, total)
-    features = torch.stack([refresh.feature for refresh in refreshes])
-    return torch.einsum("n,n...->...", weights.to(features.dtype), features)
-
-
-def followed(refreshes: Sequence[Evaluation], now: Evaluation, *, noisy: bool) -> Tensor:
-    """What the extension forecasts."""
+def predicted(predictor: Predictor, refreshes: Sequence[Evaluation], now: Evaluation) -> Tensor:
+    """Return the feature that `predictor` expects of evaluation `now` after `refreshes`, oldest first."""
     rows = []
     for number in range(len(now.x)):
         one = slice(number, number + 1)
-        kept = None
-        for refresh in refreshes:
-            new = refresh.feature[one], refresh.x[one], refresh.timesteps[one]
-            kept = forecast.first(*new, noisy=noisy) if kept is None else forecast.after(kept, *new, noisy=noisy)
+        first, *later = [(refresh.feature[one], refresh.x[one], refresh.timesteps[one]) for refresh in refreshes]
+        kept = predictor.first(*first)
+        for refresh in later:
+            kept = predictor.after(kept, *refresh)
         rows.append(kept)
-    return forecast.expected([row for row in rows if row is not None], now.x, now.timesteps)
+    return predictor.expected(rows, now.x, now.timesteps)
 
 
-def guesses(total: int) -> dict[str, Guess]:
-    """Return every way to guess a feature."""
-    return {
-        "held": held,
-        "line": line,
-        "half the line": lambda refreshes, now: line(refreshes, now, 0.5),
-        "parabola": quadratic,
-        "Chebyshev, all refreshes": lambda refreshes, now: chebyshev(refreshes, now, total),
-        LINE: lambda refreshes, now: followed(refreshes, now, noisy=False),
-        RESPONSE: lambda refreshes, now: followed(refreshes, now, noisy=True),
-    }
+def pictures(model: TinyModel, sampler: str, steps: int, count: int, guidance: float) -> dict[str, dict[float, str]]:
+    """Return the PSNR of pictures cached by the schedule "auto", by predictor and speed-up: mean (worst tenth)."""
+    task = Task(model, sampler, count, min(count, 16), guidance)
+    reference = task.run(steps).pictures
+    found: dict[str, dict[float, str]] = {}
+    for name, predictor in predictors().items():
+        for speed_up in SPEED_UPS:
+            run = task.run(steps, Settings(schedule="auto", speed_up=speed_up), predictor=predictor)
+            decibels = psnr(run.pictures, reference).sort().values
+            worst = decibels[: max(1, count // 10)].mean()
+            found.setdefault(name, {})[speed_up] = f"{decibels.mean():.1f} ({worst:.1f})"
+    return found
 
 
 @torch.no_grad()
@@ -126,7 +120,8 @@ def errors(model: TinyModel, sampler: str, steps: int, pictures: int, guidance: 
     for now in run[FIRST + 1 :: 2]:
         refreshes = run[: now.index : 2]
         outputs = {
-            name: _reuse(model.unet, now, context, guess(refreshes, now)) for name, guess in guesses(len(run)).items()
+            name: _reuse(model.unet, now, context, predicted(predictor, refreshes, now))
+            for name, predictor in predictors().items()
         }
         last = Prior(refreshes[-1].x, refreshes[-1].timesteps, refreshes[-1].eps)
         for name, share in ((DRAWN, SHARE), (DENOISED, 1.0)):
@@ -134,7 +129,8 @@ def errors(model: TinyModel, sampler: str, steps: int, pictures: int, guidance: 
         uncond = outputs[LINE].chunk(2)[1]
         last_cond, last_uncond = refreshes[-1].eps.chunk(2)
         outputs[GUIDANCE] = torch.cat([uncond + last_cond - last_uncond, uncond])
-        outputs[OUTPUT] = _through(refreshes[-2:], now, of="eps")
+        weights = Polynomial(1).weights([float(one.timesteps[0]) for one in refreshes[-2:]], float(now.timesteps[0]))
+        outputs[OUTPUT] = torch.lerp(refreshes[-2].eps, refreshes[-1].eps, float(weights[1]))
         for name, output in outputs.items():
             found.setdefault(name, []).append(_error(output, now.eps, guidance))
     return {name: sum(values) / len(values) for name, values in found.items()}
@@ -154,22 +150,13 @@ def main() -> None:
     columns = [errors(model, name, options.steps, options.pictures, options.guidance) for name in options.samplers]
     print(table(["guess", *options.samplers], []))
     for name in columns[0]:
-        print(row([name, *(f"{column[name]:.4f}" for column in columns)]))
-
-
-def _through(points: Sequence[Evaluation], now: Evaluation, share: float = 1.0, of: str = "feature") -> Tensor:
-    """Return the polynomial in time through `points` at `now`, `share` of the way from the last of them."""
-    last: Tensor = getattr(points[-1], of)
-    at = [float(point.timesteps[0]) for point in points]
-    time = float(now.timesteps[0])
-    value = torch.zeros_like(last)
-    for number, point in enumerate(points):
-        others = [other for other in range(len(points)) if other != number]
-        weight = 1.0
-        for other in others:
-            weight *= (time - at[other]) / (at[number] - at[other])
-        value = value + weight * getattr(point, of)
-    return last + share * (value - last)
+        print(row([name, *(f"{column[name]:.4f}" for column in columns)]), flush=True)
+    print()
+    cases = [f"{name}, {speed_up:g}x" for name in options.samplers for speed_up in SPEED_UPS]
+    print(table(["predictor", *cases], []), flush=True)
+    found = [pictures(model, name, options.steps, options.pictures, options.guidance) for name in options.samplers]
+    for name in predictors():
+        print(row([name, *(of_sampler[name][speed_up] for of_sampler in found for speed_up in SPEED_UPS)]))
 
 
 def _reuse(unet: Any, now: Evaluation, context: Tensor, feature: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bench.diffusers_samplers import DIFFUSERS_SAMPLERS, DiffusersSampler
 from deepcache_ext import NoiseLevels, SamplingPass, Settings
+from deepcache_ext.forecast import Predictor
 from demo.samplers import SAMPLERS, Sampler
 from demo.tiny_model import TinyModel
 
@@ -40,8 +41,15 @@ class Task:
     batch: int
     guidance: float
 
-    def run(self, steps: int, settings: Settings | None = None, *, paired: bool = True) -> Run:
-        """Sample in `steps` steps, cached by `settings` if there are any.
+    def run(
+        self,
+        steps: int,
+        settings: Settings | None = None,
+        *,
+        paired: bool = True,
+        predictor: Predictor | None = None,
+    ) -> Run:
+        """Sample in `steps` steps, cached by `settings` if there are any, and with another `predictor` than usual.
 
         Unless `paired`, a second-order sampler is scheduled as if each of its evaluations were a step of its own.
         """
@@ -58,7 +66,13 @@ class Task:
                 continue
             stages = sampler.order if paired else 1
             with SamplingPass(
-                self.model.unet, settings, total, stages=stages, noisy=sampler.noisy, levels=levels
+                self.model.unet,
+                settings,
+                total,
+                stages=stages,
+                noisy=sampler.noisy,
+                levels=levels,
+                predictor=predictor,
             ) as run:
                 made.append(sampler.sample(self.model, part, steps, wrap=run.wrap, **options))  # type: ignore[arg-type]
             full, reused = run.statistics.full, run.statistics.reused

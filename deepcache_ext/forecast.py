@@ -17,11 +17,13 @@ import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from deepcache_ext.denoised import SHARE, SHARE_OF_HELD
 
 FARTHEST = 2.0
 """The longest forecast, in distances between the two refreshes."""
@@ -48,42 +50,107 @@ class Kept:
     trust: Tensor
     """By what to multiply the way along the line, of shape (1,)."""
     before: Kept | None = None
-    """The refresh before, without its own `before`; None if nothing that fits is kept of it."""
+    """The refresh before; None if nothing that fits is kept of it, or if the predictor needs no more."""
     response: Tensor | None = None
     """The convolution, of shape (1, channels, input channels * PATCH ** 2); None before anything could be fitted."""
     response_trust: Tensor | None = None
     """By what to multiply it, of shape (1,)."""
 
 
-def first(feature: Tensor, x: Tensor, time: Tensor, *, noisy: bool) -> Kept:
-    """Return what to keep of a row of which nothing fitting was kept; a line in a `noisy` run is on trial first."""
-    return Kept(feature, x, time, torch.full((1,), 0.0 if noisy else 1.0, device=feature.device))
+class Predictor(Protocol):
+    """Says what a kept feature has become. It sees one row at a time, and keeps nothing itself."""
+
+    remembers: bool
+    """Whether a refresh has to know the one before it."""
+    share: float
+    """How far a reuse on such a feature is best drawn to the denoised picture; see `deepcache_ext.denoised`."""
+
+    def first(self, feature: Tensor, x: Tensor, time: Tensor) -> Kept:
+        """Return what to keep of a refresh of a row, where nothing fitting was kept before; shapes as in `Kept`."""
+
+    def after(self, last: Kept, feature: Tensor, x: Tensor, time: Tensor) -> Kept:
+        """Return what to keep of a refresh of a row of which `last` was kept."""
+
+    def expected(self, kept: Sequence[Kept], x: Tensor, times: Tensor) -> Tensor:
+        """Return the feature to expect at the U-Net's input `x`, of shape (rows, ...), and `times`, of shape (rows,).
+
+        `kept` has what was kept of each row.
+        """
 
 
-def after(last: Kept, feature: Tensor, x: Tensor, time: Tensor, *, noisy: bool) -> Kept:
-    """Return what to keep of a row of which `last` was kept; only in a `noisy` run it follows the input."""
-    now = Kept(feature, x, time, last.trust, replace(last, before=None))
-    earlier = last.before or last
-    way = reach(time, last.time, earlier.time)
-    if last.before is not None:
-        now = replace(now, trust=_trust(earlier.feature, last.feature, feature, way))
-    if not noisy:
-        return now
-    way = now.trust * way
-    with _own_precision(feature.device):
-        missed = _flat(feature) - _flat(_on_line(earlier.feature, last.feature, way))
-        moved = _patches(x.float() - _on_line(earlier.x.float(), last.x.float(), way), feature)
-        trust = torch.ones_like(now.trust)
-        if last.response is not None:
-            trust = _scale(last.response.float() @ moved, missed)
-        return replace(now, response=_fit(moved, missed).to(feature.dtype), response_trust=trust)
+class Held:
+    """The feature of the last refresh, as DeepCache has it (arXiv 2312.00858)."""
+
+    remembers = False
+    share = SHARE_OF_HELD
+
+    def first(self, feature: Tensor, x: Tensor, time: Tensor) -> Kept:
+        return Kept(feature, x, time, torch.zeros(1, device=feature.device))
+
+    def after(self, _last: Kept, feature: Tensor, x: Tensor, time: Tensor) -> Kept:
+        return self.first(feature, x, time)
+
+    def expected(self, kept: Sequence[Kept], _x: Tensor, _times: Tensor) -> Tensor:
+        return torch.cat([row.feature for row in kept])
 
 
-def expected(kept: Sequence[Kept], x: Tensor, times: Tensor) -> Tensor:
-    """Return the feature to expect at the U-Net's input `x`, of shape (rows, ...), and `times`, of shape (rows,).
+class Line:
+    """The line in time through the last two refreshes, as far as it would have led to the last one."""
 
-    The last one, where only one refresh is known of each row.
+    remembers = True
+    share = SHARE
+
+    def first(self, feature: Tensor, x: Tensor, time: Tensor) -> Kept:
+        return Kept(feature, x, time, torch.ones(1, device=feature.device))
+
+    def after(self, last: Kept, feature: Tensor, x: Tensor, time: Tensor) -> Kept:
+        trust = last.trust
+        if last.before is not None:
+            way = reach(time, last.time, last.before.time)
+            trust = _trust(last.before.feature, last.feature, feature, way)
+        return Kept(feature, x, time, trust, replace(last, before=None))
+
+    def expected(self, kept: Sequence[Kept], x: Tensor, times: Tensor) -> Tensor:
+        return _expected(kept, x, times)
+
+
+class LineAndResponse:
+    """The line, on trial first, and the response to how far the input is off its own line."""
+
+    remembers = True
+    share = SHARE
+
+    def first(self, feature: Tensor, x: Tensor, time: Tensor) -> Kept:
+        return Kept(feature, x, time, torch.zeros(1, device=feature.device))
+
+    def after(self, last: Kept, feature: Tensor, x: Tensor, time: Tensor) -> Kept:
+        now = Line().after(last, feature, x, time)
+        earlier = last.before or last
+        way = now.trust * reach(time, last.time, earlier.time)
+        with _own_precision(feature.device):
+            missed = _flat(feature) - _flat(_on_line(earlier.feature, last.feature, way))
+            moved = _patches(x.float() - _on_line(earlier.x.float(), last.x.float(), way), feature)
+            trust = torch.ones_like(now.trust)
+            if last.response is not None:
+                trust = _scale(last.response.float() @ moved, missed)
+            return replace(now, response=_fit(moved, missed).to(feature.dtype), response_trust=trust)
+
+    def expected(self, kept: Sequence[Kept], x: Tensor, times: Tensor) -> Tensor:
+        return _expected(kept, x, times)
+
+
+def reach(time: Tensor, last: Tensor, before: Tensor) -> Tensor:
+    """Return how far `time` is beyond `last`, in distances from `before` to `last`; all of shape (rows,).
+
+    0 where time runs backwards (Restart), or where both refreshes were at the same time (Heun's stages).
     """
+    time, last, before = time.float(), last.float(), before.float()
+    run = last - before
+    far = (time - last) / torch.where(run == 0, torch.ones_like(run), run)
+    return torch.where(run == 0, torch.zeros_like(run), far.clamp(0, FARTHEST))
+
+
+def _expected(kept: Sequence[Kept], x: Tensor, times: Tensor) -> Tensor:
     last = torch.cat([row.feature for row in kept])
     if all(row.before is None for row in kept):
         return last
@@ -99,17 +166,6 @@ def expected(kept: Sequence[Kept], x: Tensor, times: Tensor) -> Tensor:
     response = torch.cat([_scaled_response(row, patches.shape[1]) for row in kept])
     with _own_precision(found.device):
         return torch.baddbmm(found.flatten(2), response, patches).view_as(found)
-
-
-def reach(time: Tensor, last: Tensor, before: Tensor) -> Tensor:
-    """Return how far `time` is beyond `last`, in distances from `before` to `last`; all of shape (rows,).
-
-    0 where time runs backwards (Restart), or where both refreshes were at the same time (Heun's stages).
-    """
-    time, last, before = time.float(), last.float(), before.float()
-    run = last - before
-    far = (time - last) / torch.where(run == 0, torch.ones_like(run), run)
-    return torch.where(run == 0, torch.zeros_like(run), far.clamp(0, FARTHEST))
 
 
 def _on_line(before: Tensor, last: Tensor, way: Tensor) -> Tensor:

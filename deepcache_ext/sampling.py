@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from deepcache_ext.control import short_controls
 from deepcache_ext.denoised import NoiseLevels
+from deepcache_ext.forecast import Held, Line, LineAndResponse, Predictor
 from deepcache_ext.schedule import OUTERMOST, Action, Schedule
 from deepcache_ext.settings import Settings
 from deepcache_ext.store import Call, RowStore, Signature
@@ -59,7 +60,8 @@ class SamplingPass:
     evaluations (ancestral, SDE), which the forecast of a feature then follows; with two stages as well features are
     held, since a step's first evaluation is near the last step's second. The output of a reuse is then also drawn
     towards the last refresh's denoised picture, if `levels` tell what timesteps and outputs mean. `reuse`, the cost of
-    a reuse as a part of a full evaluation, is for the schedule "auto". `view` picks what a reuse puts in place of the
+    a reuse as a part of a full evaluation, is for the schedule "auto". `predictor` says what a kept feature has become,
+    in the place of the one that the settings and the sampler would have. `view` picks what a reuse puts in place of the
     block lists: "compact" for the stock loop, "full-length" for a forward that counts blocks, "auto" to decide by
     whether the instance has a forward of its own. `control_models` is asked at every such reuse for the ControlNets
     that the forward will call: of them, too, only what has an effect on the reuse runs.
@@ -80,6 +82,7 @@ class SamplingPass:
         noisy: bool = False,
         levels: NoiseLevels | None = None,
         reuse: float = OUTERMOST,
+        predictor: Predictor | None = None,
         view: ViewName = "auto",
         control_models: Callable[[], Iterable[Any]] = tuple,
     ) -> None:
@@ -91,6 +94,7 @@ class SamplingPass:
         self._control_models = control_models
         self._noisy = noisy
         self._levels = levels
+        self._predictor = predictor or self._usual_predictor()
         self._store = self._new_store()
         self._shapes: dict[Signature, Shapes] = {}
         self._hook = self._hook_on(model)
@@ -108,11 +112,15 @@ class SamplingPass:
         return CallHook(unet, self._choose, self._done, self._fail, self._release)
 
     def _new_store(self) -> RowStore:
+        forecasts = self.settings.forecast == "on"
+        return RowStore(self._predictor, levels=self._levels if self._noisy and forecasts else None)
+
+    def _usual_predictor(self) -> Predictor:
         if self.settings.forecast == "off":
-            return RowStore()
+            return Held()
         if not self._noisy:
-            return RowStore(forecasts=True)
-        return RowStore(forecasts=self.schedule.stages == 1, noisy=True, levels=self._levels)
+            return Line()
+        return LineAndResponse() if self.schedule.stages == 1 else Held()
 
     def _start_clock(self) -> None:
         self.statistics = Statistics()

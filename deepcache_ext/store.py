@@ -6,16 +6,15 @@ calls and change the split in mid-run, so the rows that one call kept may be ask
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
 
-from deepcache_ext import forecast
-from deepcache_ext.denoised import SHARE, SHARE_OF_HELD, NoiseLevels, Prior, drawn
-from deepcache_ext.forecast import Kept
+from deepcache_ext.denoised import NoiseLevels, Prior, drawn
+from deepcache_ext.forecast import Held, Kept, Predictor
 
 
 @dataclass(frozen=True)
@@ -61,16 +60,15 @@ Walk = Sequence[Tensor]
 
 
 class RowStore:
-    """Features of the last refresh, one per row and walk; with `forecasts` also those of the refresh before.
+    """Features of the last refresh, one per row and walk, and whatever of earlier ones the `predictor` keeps with them.
 
-    Where the input is `noisy`, forecasts follow it, and go along a line only once that would have come true; see
-    `deepcache_ext.forecast`. With `levels` the outputs of the last refresh are kept too; see `deepcache_ext.denoised`.
+    What a row is served follows from what was kept of this row alone, and from its own input and timestep. With
+    `levels` the outputs of the last refresh are kept too; see `deepcache_ext.denoised`.
     """
 
-    def __init__(self, *, forecasts: bool = False, noisy: bool = False, levels: NoiseLevels | None = None) -> None:
+    def __init__(self, predictor: Predictor | None = None, *, levels: NoiseLevels | None = None) -> None:
         self._rows: dict[int, _Row] = {}
-        self._forecasts = forecasts
-        self._noisy = noisy
+        self._predictor = predictor or Held()
         self._levels = levels
         self._generation = 0
 
@@ -84,8 +82,7 @@ class RowStore:
     def nbytes(self) -> int:
         """Memory that the kept features hold, in bytes."""
         kept = [walk for row in self._rows.values() for walk in row.walks.values()]
-        both = [one for walk in kept for one in (walk, walk.before) if one is not None]
-        storages = (one.feature.untyped_storage() for one in both)
+        storages = (one.feature.untyped_storage() for walk in kept for one in _with_earlier(walk))
         return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
     def clear(self) -> None:
@@ -93,8 +90,8 @@ class RowStore:
         self._rows.clear()
 
     def start_refresh(self) -> None:
-        """Serve no row any more that isn't kept anew; for forecasts the features of the last refresh stay."""
-        if self._forecasts:
+        """Serve no row any more that isn't kept anew; what was kept stays if the predictor needs it."""
+        if self._predictor.remembers:
             self._rows = self._current()
             self._generation += 1
         else:
@@ -111,7 +108,7 @@ class RowStore:
         if any(len(walk) != len(call.rows) for walk in walks.values()) or 0 not in walks:
             return
         x, times = call.x.detach(), call.times
-        if self._forecasts or self._levels is not None:
+        if self._predictor.remembers or self._levels is not None:
             x, times = x.clone(), times.clone()
         outputs = output.detach().clone() if self._draws(output, call) else None
         for position, row in enumerate(call.rows):
@@ -123,15 +120,16 @@ class RowStore:
     def take(self, call: Call) -> dict[int, Tensor] | None:
         """Return a fresh tensor of shape (rows, channels, height, width) for each walk's key, or None.
 
-        With forecasts it is the feature to expect of `call`, else the last one. None where a row is not kept, was kept
-        for another signature, or was kept by a forward that made other walks.
+        It is the feature that the predictor expects of `call`. None where a row is not kept, was kept for another
+        signature, or was kept by a forward that made other walks.
         """
         current = self._current()
         kept = [current.get(row) for row in call.rows]
         found = [row for row in kept if row is not None and row.signature == call.signature]
         if not found or len(found) != len(kept) or len({frozenset(row.walks) for row in found}) != 1:
             return None
-        return {key: forecast.expected([row.walks[key] for row in found], call.x, call.times) for key in found[0].walks}
+        expected = self._predictor.expected
+        return {key: expected([row.walks[key] for row in found], call.x, call.times) for key in found[0].walks}
 
     def drawn(self, call: Call, output: Any) -> Any:
         """Return the `output` of a reuse, drawn towards the last refresh's denoised picture where that is kept."""
@@ -143,8 +141,7 @@ class RowStore:
             torch.cat([prior.times for prior in priors]),
             torch.cat([prior.output for prior in priors]),
         )
-        share = SHARE if self._forecasts else SHARE_OF_HELD
-        return drawn(output, call.x, call.times, last, self._levels, share)
+        return drawn(output, call.x, call.times, last, self._levels, self._predictor.share)
 
     def _draws(self, output: object, call: Call) -> TypeGuard[Tensor]:
         """Tell whether the output is one to draw: its noise level known, its size the input's, no more channels."""
@@ -157,10 +154,15 @@ class RowStore:
 
     def _after(self, last: _Row | None, call: Call, walks: dict[int, Tensor]) -> dict[int, Kept]:
         """Return what to keep of a row where `last` was kept of it before."""
-        fits = self._forecasts and last is not None and last.signature == call.signature
-        if last is None or not fits or last.walks.keys() != walks.keys():
-            return {key: forecast.first(new, call.x, call.times, noisy=self._noisy) for key, new in walks.items()}
-        return {
-            key: forecast.after(last.walks[key], new, call.x, call.times, noisy=self._noisy)
-            for key, new in walks.items()
-        }
+        fits = last is not None and last.signature == call.signature and last.walks.keys() == walks.keys()
+        if last is None or not fits:
+            return {key: self._predictor.first(new, call.x, call.times) for key, new in walks.items()}
+        return {key: self._predictor.after(last.walks[key], new, call.x, call.times) for key, new in walks.items()}
+
+
+def _with_earlier(kept: Kept) -> Iterator[Kept]:
+    """Yield what was kept of a refresh and of those before it."""
+    one: Kept | None = kept
+    while one is not None:
+        yield one
+        one = one.before

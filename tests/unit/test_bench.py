@@ -14,6 +14,7 @@ from bench.networks import Network
 from bench.runs import Task
 from bench.timing import Clock, block_times
 from deepcache_ext import SamplingPass, Settings
+from deepcache_ext.forecast import Held
 from demo.pictures import psnr
 from demo.tiny_model import TinyModel
 from tests.unit.unets import Case, TaggedUNet
@@ -172,20 +173,41 @@ def evaluations(feature, count=8):
     ("name", "degree"), [("held", 0), ("line", 1), ("parabola", 2), ("line, checked (ours without noise)", 1)]
 )
 def test_a_guess_is_exact_up_to_its_degree_and_no_further(name, degree):
-    guess = predictors.guesses(8)[name]
+    predictor = predictors.predictors()[name]
     for power in (degree, degree + 1):
         run = evaluations(lambda time, power=power: 1 + time**power)
-        wrong = (guess(run[:7:2], run[7]) - run[7].feature).abs().max().item()
+        wrong = (predictors.predicted(predictor, run[:7:2], run[7]) - run[7].feature).abs().max().item()
         assert (wrong < 1e-4) == (power == degree)
 
 
 def test_every_guess_is_tried_on_the_trained_model():
     found = predictors.errors(TinyModel(), "Euler a", steps=10, pictures=2, guidance=3.0)
     others = [predictors.DRAWN, predictors.DENOISED, predictors.GUIDANCE, predictors.OUTPUT]
-    assert list(found) == [*predictors.guesses(10), *others]
+    assert list(found) == [*predictors.predictors(), *others]
     assert found[predictors.RESPONSE] < 0.7 * found["held"]
     assert found[predictors.RESPONSE] != found[predictors.DRAWN] < found[predictors.DENOISED]
     assert 0.05 < found["held"] < 2
+
+
+def test_every_predictor_makes_pictures_of_its_own(monkeypatch):
+    monkeypatch.setattr(predictors, "SPEED_UPS", (2.0,))
+    found = predictors.pictures(TinyModel(), "Euler", steps=10, count=2, guidance=3.0)
+    assert list(found) == list(predictors.predictors())
+    assert len({values[2.0] for values in found.values()}) == len(found)
+
+
+def test_a_predictor_of_ones_own_sees_every_row_and_is_asked_for_every_reuse():
+    class Noting(Held):
+        asked = 0
+
+        def expected(self, kept, x, times):
+            self.asked += 1
+            return super().expected(kept, x, times)
+
+    task, noting = Task(TinyModel(), "Euler", pictures=2, batch=2, guidance=3.0), Noting()
+    own = task.run(6, Settings(interval=2), predictor=noting)
+    assert noting.asked == own.reused == 3
+    assert torch.equal(own.pictures, task.run(6, Settings(interval=2, forecast="off")).pictures)
 
 
 def test_the_forecasts_own_time_is_a_part_of_the_call():

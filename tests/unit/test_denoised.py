@@ -6,6 +6,7 @@ import torch
 from bench.runs import Task
 from deepcache_ext import NoiseLevels, SamplingPass, Settings
 from deepcache_ext.denoised import HIGHEST_SIGMA, SHARE, SHARE_OF_HELD, Prior, drawn
+from deepcache_ext.forecast import Held, LineAndResponse
 from deepcache_ext.store import Call, RowStore
 from demo.k_diffusion_parts import external
 from demo.pictures import psnr
@@ -84,10 +85,10 @@ def test_a_prediction_is_eps_or_v():
         NoiseLevels(ALPHAS, "x0")
 
 
-@pytest.mark.parametrize(("forecasts", "share"), [(True, SHARE), (False, SHARE_OF_HELD)])
-def test_each_row_is_drawn_to_its_own_refresh(forecasts, share):
+@pytest.mark.parametrize(("predictor", "share"), [(LineAndResponse(), SHARE), (Held(), SHARE_OF_HELD)])
+def test_each_row_is_drawn_to_its_own_refresh(predictor, share):
     levels = NoiseLevels(ALPHAS)
-    store = RowStore(forecasts=forecasts, noisy=True, levels=levels)
+    store = RowStore(predictor, levels=levels)
     last = prior(700, rows=3)
     for rows in (range(2), range(2, 3)):
         part = slice(rows.start, rows.stop)
@@ -126,7 +127,7 @@ def test_elsewhere_the_output_is_the_outermost_blocks_own(settings, noisy, level
     ids=["no timesteps", "fewer channels", "another size"],
 )
 def test_an_output_of_unknown_noise_or_another_shape_stays_as_it_is(x, timed):
-    store = RowStore(noisy=True, levels=NoiseLevels(ALPHAS))
+    store = RowStore(levels=NoiseLevels(ALPHAS))
     output = noise(1, 4, 8, 8, seed=1)
     call = Call(range(1), x, torch.full((1,), 500.0), timed)
     store.keep(call, {0: [torch.zeros(1, 1, 8, 8)]}, output)

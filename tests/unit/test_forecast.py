@@ -37,7 +37,7 @@ def test_how_far_a_time_is_ahead(time, last, before, expected):
 
 
 def test_each_row_follows_its_own_line():
-    store = RowStore(forecasts=True)
+    store = RowStore(forecast.Line())
     kept(store, 0, 900, 1, 10)
     store.start_refresh()
     kept(store, 0, 800, 2, 8)
@@ -46,7 +46,7 @@ def test_each_row_follows_its_own_line():
 
 
 def test_a_row_with_one_refresh_is_held_beside_one_with_two():
-    store = RowStore(forecasts=True)
+    store = RowStore(forecast.Line())
     kept(store, 0, 900, 1)
     store.start_refresh()
     kept(store, 0, 800, 2, 5)
@@ -54,7 +54,7 @@ def test_a_row_with_one_refresh_is_held_beside_one_with_two():
 
 
 def test_a_row_that_a_refresh_left_out_is_not_served_and_starts_anew():
-    store = RowStore(forecasts=True)
+    store = RowStore(forecast.Line())
     kept(store, 0, 900, 1, 1)
     store.start_refresh()
     kept(store, 0, 800, 2)
@@ -67,7 +67,7 @@ def test_a_row_that_a_refresh_left_out_is_not_served_and_starts_anew():
 
 @pytest.mark.parametrize(("third", "expected"), [(3, 4), (2.5, 2.75), (2, 2), (1, 1)], ids=str)
 def test_a_forecast_goes_as_far_as_the_last_one_should_have_gone(third, expected):
-    store = RowStore(forecasts=True)
+    store = RowStore(forecast.Line())
     for time, value in ((900, 1), (800, 2), (700, third)):
         store.start_refresh()
         kept(store, 0, time, value)
@@ -75,7 +75,7 @@ def test_a_forecast_goes_as_far_as_the_last_one_should_have_gone(third, expected
 
 
 def test_a_feature_that_has_not_changed_is_held():
-    store = RowStore(forecasts=True)
+    store = RowStore(forecast.Line())
     for time in (900, 800, 700):
         store.start_refresh()
         kept(store, 0, time, 4)
@@ -83,7 +83,7 @@ def test_a_feature_that_has_not_changed_is_held():
 
 
 def test_other_walks_and_other_inputs_are_no_history():
-    store = RowStore(forecasts=True)
+    store = RowStore(forecast.Line())
     kept(store, 0, 900, 1)
     store.start_refresh()
     kept(store, 0, 800, 2, keys=(0, 1))
@@ -94,7 +94,7 @@ def test_other_walks_and_other_inputs_are_no_history():
 
 
 def test_two_refreshes_are_kept_and_no_more():
-    store = RowStore(forecasts=True)
+    store = RowStore(forecast.Line())
     for time in (900, 800, 700, 600):
         store.start_refresh()
         kept(store, 0, time, 1)
@@ -139,7 +139,7 @@ def noise(*shape, seed):
 
 def noisy_run(feature, refreshes, rows=1, size=12):
     """Return a store with the features of so many refreshes on pure noise, and the rows' next call."""
-    store = RowStore(forecasts=True, noisy=True)
+    store = RowStore(forecast.LineAndResponse())
     for number in range(refreshes):
         store.start_refresh()
         of_call = call(0, 900 - 100 * number, x=noise(rows, 2, size, size, seed=number))
@@ -194,7 +194,7 @@ def test_each_row_follows_its_own_input():
 
 
 def test_without_added_noise_nothing_follows_the_input():
-    store = RowStore(forecasts=True)
+    store = RowStore(forecast.Line())
     for number in range(2):
         store.start_refresh()
         store.keep(call(0, 900 - 100 * number, x=noise(1, 2, 8, 8, seed=number)), {0: [torch.full((1, 1, 8, 8), 3.0)]})
@@ -239,7 +239,7 @@ def test_large_half_precision_features_do_not_overflow_the_fit():
 
 
 def test_a_feature_that_is_not_a_number_is_not_forecast_from():
-    store = RowStore(forecasts=True)
+    store = RowStore(forecast.Line())
     for time, value in ((900, 1), (800, 2), (700, float("nan")), (600, 5)):
         store.start_refresh()
         kept(store, 0, time, value)
