@@ -37,7 +37,7 @@ HEADINGS = (
     "over fewer", "SSIM, mean", "over fewer",
 )  # fmt: skip
 SAMPLERS = ("Euler", "Euler a", "DPM++ 2M", "DPM++ 2M SDE", "DPM++ SDE", "DDIM", "Heun", "UniPC", "PLMS")
-OWN = ("uniform", "uniform, forecast", "non-uniform", "auto")
+OWN = ("uniform", "uniform, forecast", "non-uniform", "auto, depth 1", "auto")
 METHODS = (*OWN, *rivals.NAMES)
 
 T = TypeVar("T")
@@ -81,12 +81,14 @@ def ssim(pictures: Tensor, references: Tensor) -> Tensor:
 
 
 def own(interval: int, total: int) -> dict[str, Settings]:
-    """Return DeepCache's kinds at about the compute of 1:N."""
+    """Return DeepCache's kinds at about the compute of 1:N at depth 1; "auto" is what the presets give for SD1."""
+    speed_up = interval / (1 + (interval - 1) * OUTERMOST)
     return {
         "uniform": Settings(interval=interval, forecast="off"),
         "uniform, forecast": Settings(interval=interval),
         "non-uniform": Settings(interval=interval, schedule="non-uniform", center=round(0.3 * total), forecast="off"),
-        "auto": Settings(schedule="auto", speed_up=interval / (1 + (interval - 1) * OUTERMOST)),
+        "auto, depth 1": Settings(schedule="auto", speed_up=speed_up),
+        "auto": Settings(schedule="auto", speed_up=speed_up, depth=0),
     }
 
 
@@ -120,7 +122,8 @@ def compare(task: Task, steps: int, intervals: Iterable[int], names: Collection[
         for method, settings in own(interval, total).items():
             if method in names:
                 run, spent = _timed(functools.partial(task.run, steps, settings))
-                yield point(method, interval, f"N = {interval}", (1, 1), run, spent)
+                depth = settings.depth_for(noisy=sampler.noisy)
+                yield point(method, interval, f"N = {interval}", (depth, depth), run, spent)
         wanted = total * (1 + (interval - 1) * reuse) / interval
         for entry in rivals.entries([name for name in rivals.NAMES if name in names], task, steps, wanted):
             run, spent = _timed(functools.partial(rivals.sample, task, steps, entry.make))

@@ -3,7 +3,7 @@
 A control model (ControlNet, https://arxiv.org/abs/2302.05543) is a copy of the U-Net's input and middle blocks, with a
 convolution after each whose output is added to the skip connection from the input block of the same number. A reuse
 at depth d has no other skip connections than the first d, so that only the first d blocks of the control model have
-an effect on it.
+an effect on it. The first block always runs, for the control model adds its own picture to what that block returns.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from deepcache_ext.exchange import Exchange
 
 
 def short_controls(models: Iterable[Any], depth: int) -> list[Exchange]:
-    """Return what makes each control model in `models` run its first `depth` blocks alone.
+    """Return what makes each control model in `models` run its first `depth` blocks alone, at least one.
 
     A control model is a module that has input blocks and as many zero convolutions, or contains one. In the place of
     what its other blocks would return it returns zeros of shape (rows, 1, 1, 1).
     """
     controls = (_control_in(model) for model in models if isinstance(model, nn.Module))
-    return [_short(control, depth) for control in dict.fromkeys(controls) if control is not None]
+    return [_short(control, max(1, depth)) for control in dict.fromkeys(controls) if control is not None]
 
 
 def _control_in(model: nn.Module) -> nn.Module | None:

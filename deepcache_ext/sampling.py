@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from deepcache_ext.control import short_controls
 from deepcache_ext.denoised import NoiseLevels
 from deepcache_ext.forecast import Held, Line, LineAndResponse, Predictor
-from deepcache_ext.schedule import OUTERMOST, Action, Schedule
+from deepcache_ext.schedule import Action, Schedule, cost_on_sd
 from deepcache_ext.settings import Settings
 from deepcache_ext.store import Call, RowStore, Signature
 from deepcache_ext.unet import (
@@ -60,7 +60,7 @@ class SamplingPass:
     evaluations (ancestral, SDE), which the forecast of a feature then follows; with two stages as well features are
     held, since a step's first evaluation is near the last step's second. The output of a reuse is then also drawn
     towards the last refresh's denoised picture, if `levels` tell what timesteps and outputs mean. `reuse`, the cost of
-    a reuse as a part of a full evaluation, is for the schedule "auto". `predictor` says what a kept feature has become,
+    a reuse as a part of a full evaluation, is for the schedule "auto"; without it, about SD1's. `predictor` says what a kept feature has become,
     in the place of the one that the settings and the sampler would have. `view` picks what a reuse puts in place of the
     block lists: "compact" for the stock loop, "full-length" for a forward that counts blocks, "auto" to decide by
     whether the instance has a forward of its own. `control_models` is asked at every such reuse for the ControlNets
@@ -81,7 +81,7 @@ class SamplingPass:
         stages: int = 1,
         noisy: bool = False,
         levels: NoiseLevels | None = None,
-        reuse: float = OUTERMOST,
+        reuse: float | None = None,
         predictor: Predictor | None = None,
         view: ViewName = "auto",
         control_models: Callable[[], Iterable[Any]] = tuple,
@@ -89,7 +89,8 @@ class SamplingPass:
         if view not in get_args(ViewName):
             raise ValueError(f"view must be one of {', '.join(get_args(ViewName))}; got {view!r}")
         self.settings = settings
-        self.schedule = Schedule(settings, total, stages, reuse)
+        self.depth = settings.depth_for(noisy=noisy)
+        self.schedule = Schedule(settings, total, stages, cost_on_sd(self.depth) if reuse is None else reuse)
         self._view = view
         self._control_models = control_models
         self._noisy = noisy
@@ -106,9 +107,9 @@ class SamplingPass:
         return self._hook.unet
 
     def _hook_on(self, model: Any) -> CallHook:
-        unet, depth = find_unet(model), self.settings.depth
+        unet, depth = find_unet(model), self.depth
         if depth > max_depth(unet):
-            raise ValueError(f"depth must be a whole number from 1 to {max_depth(unet)} for this U-Net; got {depth}")
+            raise ValueError(f"depth must be a whole number from 0 to {max_depth(unet)} for this U-Net; got {depth}")
         return CallHook(unet, self._choose, self._done, self._fail, self._release)
 
     def _new_store(self) -> RowStore:
@@ -238,7 +239,7 @@ class SamplingPass:
         return view
 
     def _view_of(self, call: Call) -> View:
-        depth = self.settings.depth
+        depth = self.depth
         if self._view == "full-length" or (self._view == "auto" and has_foreign_forward(self.unet)):
             shapes = self._shapes.setdefault(call.signature, {})
             features = self._kept(call) if shapes else None

@@ -18,6 +18,11 @@ OUTERMOST = 0.08
 """What a reuse of the outermost block pair costs on SD1 and SD2, as a part of a full evaluation; see bench/macs.py."""
 
 
+def cost_on_sd(depth: int) -> float:
+    """Return about what a reuse costs on SD1 and SD2 at depth 0 or at a small one, as a part of a full evaluation."""
+    return OUTERMOST if depth else 0.0
+
+
 class _Total(WholeNumber):
     def __str__(self) -> str:
         return f"{super().__str__()}, or None if unknown"

@@ -131,9 +131,10 @@ class Settings:
     )
     depth: int = setting(
         1,
-        WholeNumber(1, 11),
+        WholeNumber(0, 11),
         "Depth",
-        "Outer block pairs that always run. Higher is slower and mostly closer.",
+        "Outer block pairs that always run. Higher is slower and mostly closer. With 0 only the output layer does; "
+        "where a sampler adds noise, 0 counts as 1.",
     )
     center: int = setting(
         15,
@@ -172,6 +173,10 @@ class Settings:
         "Let kept features go on changing, and follow the noise that a sampler adds: as fast, and closer. "
         "Off is the paper's.",
     )
+
+    def depth_for(self, *, noisy: bool) -> int:
+        """Return the depth; at least 1 where a sampler adds noise, which the last block's output can't follow."""
+        return max(1, self.depth) if noisy else self.depth
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

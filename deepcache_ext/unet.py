@@ -3,7 +3,8 @@
 An ldm or sgm U-Net with n input and n output blocks runs its input blocks one after the other, then the middle
 block, then its output blocks, each on the concatenation of the last output and the output of the opposite input
 block. Cut at depth d, the deep part is everything between input block d-1 and output block n-d. Its result, the
-output of output block n-d-1, is the feature that caching keeps.
+output of output block n-d-1, is the feature that caching keeps. At depth 0 the deep part is all of the blocks, and the
+output layer alone is left for a reuse.
 """
 
 from __future__ import annotations
@@ -247,11 +248,11 @@ class FullLengthView(_SwappedView):
         def stand_in(block: nn.Module) -> nn.Module:
             return _DeepBlock(self, next(positions), last, block)
 
-        deep_inputs = [stand_in(block) for block in inputs[self._depth :]]
+        first, *others = [*inputs[: self._depth], *[stand_in(block) for block in inputs[self._depth :]]]
         deep_middle = stand_in(middle)
         deep_outputs = [stand_in(block) for block in outputs[:cut]]
         return (
-            nn.ModuleList([_FirstBlock(self, inputs[0]), *inputs[1 : self._depth], *deep_inputs]),
+            nn.ModuleList([_FirstBlock(self, first), *others]),
             deep_middle,
             nn.ModuleList([*deep_outputs, *outputs[cut:]]),
         )

@@ -109,7 +109,7 @@ class Panel:
             if loaded.unet is not None:
                 check_for_unet(loaded.unet)
             options = resolved(given(values), loaded.family)
-            depths = WholeNumber(1, plan.depths(loaded.family))
+            depths = WholeNumber(0, plan.depths(loaded.family))
             for name, settings in (("depth", options.base), ("hires depth", options.hires)):
                 if settings is not None:
                     accepted(name, depths, settings.depth)
@@ -138,7 +138,8 @@ def _picture(name: str, options: Options, sampler: str, steps: int, denoising: f
     note = too_few(steps, 1.0 if name == "txt2img" else denoising)
     if note and options.values["preset"] != CUSTOM:
         settings = None
-    return plan.picture(name, settings, steps, evaluations, family, stages=host.stages(sampler), note=note)
+    stages, noisy = host.stages(sampler), host.adds_noise(sampler)
+    return plan.picture(name, settings, steps, evaluations, family, stages=stages, noisy=noisy, note=note)
 
 
 def report_html(report: JobReport) -> str:

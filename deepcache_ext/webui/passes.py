@@ -223,14 +223,15 @@ class _RunningPass:
         self._p = sampler.p
         self._report = report
         self._loaded = host.loaded()
+        noisy = host.adds_noise(report.sampler)
         self._run = SamplingPass(
             self._loaded.unet,
             settings,
             report.planned,
             stages=host.stages(report.sampler),
-            noisy=host.adds_noise(report.sampler),
+            noisy=noisy,
             levels=host.noise_levels(),
-            reuse=reuse_cost(settings.depth, self._loaded.family),
+            reuse=reuse_cost(settings.depth_for(noisy=noisy), self._loaded.family),
             control_models=lambda: host.control_models(self._p),
         ).install()
         report.plan = _full_steps(self._run.schedule)

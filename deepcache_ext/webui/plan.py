@@ -23,7 +23,9 @@ def depths(family: Family) -> int:
 
 
 def reuse_cost(depth: int, family: Family) -> float:
-    """Return what a reuse costs as a part of a full evaluation."""
+    """Return what a reuse costs as a part of a full evaluation; nothing at depth 0, where the output layer is left."""
+    if depth == 0:
+        return 0.0
     reuses = _COSTS[family]["reuse"]
     return float(reuses[min(depth, len(reuses)) - 1] / _COSTS[family]["full"])
 
@@ -42,23 +44,25 @@ def picture(
     family: Family,
     *,
     stages: int = 1,
+    noisy: bool = False,
     note: str = "",
 ) -> str:
     """Return one pass as HTML: a bar for each step, its evaluations side by side, full ones tall and reused ones low.
 
-    `settings` is None for a pass that is not cached, `evaluations` None where the sampler decides itself; `note` is
-    told beside it.
+    `settings` is None for a pass that is not cached, `evaluations` None where the sampler decides itself; `noisy` tells
+    whether it adds noise, `note` is told beside the bars.
     """
     title = html.escape(name)
     if evaluations is None:
         return f"<p><b>{title}</b>: this sampler decides itself how many evaluations it makes.</p>"
     if settings is None:
-        actions: tuple[Action, ...] = (Action.FULL,) * evaluations
+        depth, actions = 0, (Action.FULL,) * evaluations
     else:
-        reuse = reuse_cost(settings.depth, family)
+        depth = settings.depth_for(noisy=noisy)
+        reuse = reuse_cost(depth, family)
         actions = Schedule(settings, evaluations, stages, reuse).actions() if evaluations else ()
     full = sum(action is not Action.REUSE for action in actions)
-    gain = speed_up(actions, settings.depth if settings else 1, family)
+    gain = speed_up(actions, depth, family)
     text = f"{full} of {evaluations} evaluations in full, the U-Net about {gain:.1f}x as fast"
     text += f"; {html.escape(note)}" if note else ""
     return (

@@ -82,7 +82,7 @@ def test_infotext_of_a_picture_without_deepcache_turns_it_off(maker):
     [
         ({"interval": 0}, "interval must be a whole number from 1 to 50; got 0"),
         ({"interval": "many"}, "interval must be a whole number from 1 to 50; got 'many'"),
-        ({"depth": 40}, "depth must be a whole number from 1 to 11; got 40"),
+        ({"depth": 40}, "depth must be a whole number from 0 to 11; got 40"),
         ({"steps": [1, "x"], "schedule": "list"}, "steps must be a list of evaluations from 0 to 9999"),
         ({"center": None, "schedule": "non-uniform"}, "center must be a whole number from -1000 to 1000; got None"),
         ({"schedule": {"a": 1}}, "schedule must be one of auto, uniform, non-uniform, list; got {'a': 1}"),
@@ -103,7 +103,7 @@ def test_with_bad_settings_the_picture_is_made_without_caching(maker, settings, 
 def test_a_depth_that_sdxl_lacks_is_explained(maker):
     model = maker.model("SDXL")
     reply = maker.make(cache={"depth": 11}, model=model)
-    sentence = "depth must be a whole number from 1 to 8 for this U-Net; got 11"
+    sentence = "depth must be a whole number from 0 to 8 for this U-Net; got 11"
     assert sentence in reply["info"]["extra_generation_params"]["DeepCache not used"]
     assert same(reply, maker.make(model=model))
 
@@ -122,7 +122,7 @@ def test_an_engine_in_the_place_of_the_unet_is_explained(maker):
 
 def test_sdxl_takes_the_presets_depth(maker):
     reply = maker.make(cache={"preset": "Fast"}, model=maker.model("SDXL"), steps=10)
-    assert reply["info"]["extra_generation_params"]["DeepCache depth"] == 3
+    assert reply["info"]["extra_generation_params"]["DeepCache depth"] == 1
     assert maker.counts() == [("txt2img", 3, 7)]
 
 

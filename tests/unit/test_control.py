@@ -7,7 +7,7 @@ from bench.control_net import ControlledForward, ControlNet
 from deepcache_ext import SamplingPass, Settings
 from tests.unit.unets import Case, state_of
 
-DEPTHS = (1, 2, 5)
+DEPTHS = (0, 1, 2, 5)
 
 
 class Controlled:
@@ -49,8 +49,8 @@ def test_a_reuse_runs_only_the_control_blocks_that_it_needs_and_is_the_same(cont
     assert torch.equal(reuse, untouched_reuse)
     blocks = len(controlled.control.input_blocks)
     lists = ("input_blocks", "zero_convs")
-    assert {f"{name}.{number}" for name in lists for number in range(depth)} <= called
-    left_out = {f"{name}.{number}" for name in lists for number in range(depth, blocks)}
+    assert {f"{name}.{number}" for name in lists for number in range(max(1, depth))} <= called
+    left_out = {f"{name}.{number}" for name in lists for number in range(max(1, depth), blocks)}
     left_out |= {"middle_block", "middle_block_out"}
     assert not left_out & called
     assert left_out <= all_called

@@ -32,7 +32,7 @@ def test_it_prints_the_table_and_writes_the_picture(tmp_path, capsys, schedule):
     ("arguments", "sentence"),
     [
         (["--interval", "0"], "interval must be a whole number from 1 to 50; got 0"),
-        (["--depth", "40"], "depth must be a whole number from 1 to 11; got 40"),
+        (["--depth", "40"], "depth must be a whole number from 0 to 11; got 40"),
         (["--schedule", "0, x"], "steps must be a list of evaluations"),
         (["--steps", "1"], "steps must be at least 2"),
     ],

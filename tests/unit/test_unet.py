@@ -25,7 +25,7 @@ def case(kind, request):
 
 def test_refreshes_and_interval_one_are_bit_identical_at_every_depth(case):
     untouched = case.call(1)
-    for depth in range(1, case.max_depth + 1):
+    for depth in range(case.max_depth + 1):
         for view in VIEWS:
             with SamplingPass(case.unet, Settings(interval=2, depth=depth), view=view) as run:
                 run.start_evaluation()
@@ -39,7 +39,7 @@ def test_refreshes_and_interval_one_are_bit_identical_at_every_depth(case):
 
 @pytest.mark.parametrize("view", VIEWS)
 def test_a_reuse_equals_the_outer_blocks_around_the_kept_feature_bit_for_bit(case, view):
-    for depth in range(1, case.max_depth + 1):
+    for depth in range(case.max_depth + 1):
         expected = case.reuse_by_hand(depth, 2, case.feature(depth, 1))
         with SamplingPass(case.unet, Settings(interval=2, depth=depth), view=view) as run:
             run.start_evaluation()
@@ -94,7 +94,7 @@ class Residuals:
             h = h + self.residuals[-1]
         else:
             h = feature
-        for block in list(unet.output_blocks)[0 if depth is None else -depth :]:
+        for block in list(unet.output_blocks)[0 if depth is None else len(unet.output_blocks) - depth :]:
             h = block(torch.cat([h, skips.pop()], dim=1), emb, context)
         return unet.out(h.type(x.dtype))
 
@@ -112,7 +112,7 @@ def foreign(case):
 def test_a_foreign_forward_keeps_its_residuals_on_refreshes_and_reuses(case, foreign):
     forward = foreign()
     untouched = case.call(1)
-    for depth in range(1, case.max_depth + 1):
+    for depth in range(case.max_depth + 1):
         feature = case.feature(depth, 1)
         with torch.no_grad(), case.precision():
             inputs = {"y": None} | case.inputs(2)
@@ -326,5 +326,5 @@ def test_a_unet_is_seen_while_its_block_lists_are_exchanged():
 
 
 def test_a_depth_that_the_unet_lacks_is_refused():
-    with pytest.raises(ValueError, match="depth must be a whole number from 1 to 8 for this U-Net; got 9"):
+    with pytest.raises(ValueError, match="depth must be a whole number from 0 to 8 for this U-Net; got 9"):
         SamplingPass(Case("SDXL").unet, Settings(depth=9))

@@ -56,7 +56,7 @@ class Case:
                 h = block(h, emb, context)
                 skips.append(h)
             h = feature
-            for block in list(self.unet.output_blocks)[-depth:]:
+            for block in list(self.unet.output_blocks)[len(self.unet.output_blocks) - depth :]:
                 h = block(self.cat([h, skips.pop()], dim=1), emb, context)
             return self.unet.out(h.type(inputs["x"].dtype))
 

@@ -63,12 +63,12 @@ def test_the_hires_pass_follows_has_its_own_or_is_off():
     ("value", "sentence"),
     [
         ({"interval": 0}, "interval must be a whole number from 1 to 50; got 0"),
-        ({"depth": "40"}, "depth must be a whole number from 1 to 11; got '40'"),
+        ({"depth": "40"}, "depth must be a whole number from 0 to 11; got '40'"),
         ({"schedule": "random"}, "schedule must be one of auto, uniform, non-uniform, list; got 'random'"),
         ({"steps": "1, x"}, "steps must be a list of evaluations from 0 to 9999"),
         ({"center": float("nan")}, "center must be a whole number from -1000 to 1000; got nan"),
         ({"inner": "perhaps"}, "inner must be true or false; got 'perhaps'"),
-        ({"hires_depth": None}, "hires_depth must be a whole number from 1 to 11; got None"),
+        ({"hires_depth": None}, "hires_depth must be a whole number from 0 to 11; got None"),
         ({"preset": "Best"}, "preset must be one of Quality, Balanced, Fast, Custom; got 'Best'"),
         ({"intervall": 3}, "intervall is no setting of DeepCache; these are: enabled, preset, schedule"),
         ({"start": 0.5, "end": 0.1}, "start must be a number from 0 to end, which is 0.1; got 0.5"),
@@ -90,7 +90,7 @@ def test_single_values_of_an_xyz_plot_go_over_the_rest():
     values = given([{"enabled": True, "interval": 5, "start": 0.2}])
     assert resolved(overridden(values, {"depth": "2"}), "SD1").base == Settings(interval=5, depth=2, start=0.2)
     quality = resolved(overridden(values, {"preset": "Quality"}), "SD1").base
-    assert quality == Settings(schedule="auto", speed_up=1.5, interval=5, start=0.2)
+    assert quality == Settings(schedule="auto", speed_up=1.5, interval=5, depth=0, start=0.2)
     assert resolved(overridden(values, {"speed_up": "3"}), "SD1").base.schedule == "auto"
     assert overridden(values, {"enabled": "False"})["enabled"] is False
 
@@ -118,7 +118,8 @@ def test_infotext_brings_the_same_settings_back(value, family):
 
 
 def test_infotext_names_only_what_differs_from_the_defaults():
-    assert options(True).infotext() == {"DeepCache enabled": True, "DeepCache schedule": "auto"}
+    balanced = {"DeepCache enabled": True, "DeepCache schedule": "auto", "DeepCache depth": 0}
+    assert options(True).infotext() == balanced
     unused = {"enabled": True, "schedule": "uniform", "steps": "1", "center": 3}
     assert options(unused).infotext() == {"DeepCache enabled": True, "DeepCache preset": "Custom"}
 

@@ -9,7 +9,6 @@ from modules import sd_models, shared
 
 from deepcache_ext.placement import full_evaluations
 from deepcache_ext.webui.options import CONTROLS, SCHEDULES, written
-from deepcache_ext.webui.plan import reuse_cost
 from deepcache_ext.webui.presets import PRESETS
 from tests.browser import page as open_page
 from tests.webui.page import build
@@ -74,15 +73,15 @@ def test_off_and_closed_at_first(page):
 
 def test_the_plan_shows_every_evaluation_and_the_speed_up(page):
     enable(page)
-    assert (bars(page, "full"), bars(page, "reused")) == (9, 11)
-    wait_for_plan(page, "9 of 20 evaluations in full, the U-Net about 2.0x as fast")
+    assert (bars(page, "full"), bars(page, "reused")) == (10, 10)
+    wait_for_plan(page, "10 of 20 evaluations in full, the U-Net about 2.0x as fast")
 
 
 def test_choosing_a_preset_sets_the_controls_and_a_control_makes_it_custom(page):
     enable(page)
     page.click(ident("preset") + " label:has-text('Fast')")
     page.wait_for_function(f"document.querySelector('{ident('speed_up')} input[type=number]').value == '3'")
-    wait_for_plan(page, "6 of 20 evaluations in full")
+    wait_for_plan(page, "7 of 20 evaluations in full")
     slider = page.locator(ident("speed_up") + " input[type=range]")
     box = slider.bounding_box()
     page.mouse.move(box["x"] + 2 / 3 * box["width"], box["y"] + box["height"] / 2)
@@ -92,9 +91,9 @@ def test_choosing_a_preset_sets_the_controls_and_a_control_makes_it_custom(page)
     page.wait_for_function(f"document.querySelector('{ident('preset')} input:checked').value == 'Custom'")
     speed_up = float(page.input_value(ident("speed_up") + " input[type=number]"))
     assert 1.2 <= speed_up <= 1.8
-    wait_for_plan(page, f"{full_evaluations(20, speed_up, reuse_cost(1, 'SD1'))} of 20 evaluations in full")
+    wait_for_plan(page, f"{full_evaluations(20, speed_up, 0.0)} of 20 evaluations in full")
     arguments = dict(zip(CONTROLS, sent(page), strict=True))
-    changed = {"enabled": True, "preset": "Custom", "schedule": "auto", "speed_up": speed_up}
+    changed = {"enabled": True, "preset": "Custom", "schedule": "auto", "speed_up": speed_up, "depth": 0}
     assert arguments == dict(zip(CONTROLS, DEFAULTS, strict=True)) | changed
 
 
@@ -158,14 +157,14 @@ def test_after_a_generation_the_panel_tells_what_happened(page):
     page.wait_for_selector(ident("report") + " table")
     text = page.inner_text(ident("report"))
     assert "txt2img, Euler" in text
-    assert page.locator(ident("report") + " td").all_inner_texts()[1:4] == ["9", "11", "0-2, 4, 6, 8, 11, 14, 18"]
+    assert page.locator(ident("report") + " td").all_inner_texts()[1:4] == ["10", "10", "0-3, 5, 7, 9, 12, 15, 18"]
 
 
 def test_img2img_counts_the_steps_its_denoising_leaves(page):
     page.click("button:has-text('img2img')")
     enable(page, "img2img")
     page.wait_for_timeout(500)
-    assert "7 of 16 evaluations" in page.inner_text(ident("plan", "img2img"))
+    assert "8 of 16 evaluations" in page.inner_text(ident("plan", "img2img"))
     assert not page.is_visible(ident("hires", "img2img"))
     assert sent(page, "img2img")[0] is True
 
