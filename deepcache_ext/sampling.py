@@ -60,11 +60,11 @@ class SamplingPass:
     evaluations (ancestral, SDE), which the forecast of a feature then follows; with two stages as well features are
     held, since a step's first evaluation is near the last step's second. The output of a reuse is then also drawn
     towards the last refresh's denoised picture, if `levels` tell what timesteps and outputs mean. `reuse`, the cost of
-    a reuse as a part of a full evaluation, is for the schedule "auto"; without it, about SD1's. `predictor` says what a kept feature has become,
-    in the place of the one that the settings and the sampler would have. `view` picks what a reuse puts in place of the
-    block lists: "compact" for the stock loop, "full-length" for a forward that counts blocks, "auto" to decide by
-    whether the instance has a forward of its own. `control_models` is asked at every such reuse for the ControlNets
-    that the forward will call: of them, too, only what has an effect on the reuse runs.
+    a reuse as a part of a full evaluation, is for the schedule "auto"; without it, about SD1's. `predictor` says what a
+    kept feature has become, in the place of the one that the settings and the sampler would have. `view` picks what a
+    reuse puts in place of the block lists: "compact" for the stock loop, "full-length" for a forward that counts
+    blocks, "auto" to decide by whether the instance has a forward of its own. `control_models` is asked at every such
+    reuse for the ControlNets that the forward will call: of them, too, only what has an effect on the reuse runs.
 
     Raises ValueError if `model` contains no U-Net, the depth is more than this U-Net has, or `total`, `stages` or
     `view` is none of the values above.

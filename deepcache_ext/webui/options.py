@@ -185,11 +185,14 @@ def _implied(values: Mapping[str, Any]) -> dict[str, Any]:
 def resolved(values: Mapping[str, Any], family: Family) -> Options:
     """Return the options for a checkpoint of `family`: the defaults, over them the preset, over it what was given.
 
-    Raises ValueError where the values don't go together.
+    A preset's values are for its schedule; where another was given, none of them is taken. Raises ValueError where the
+    values don't go together.
     """
     preset = values.get("preset", CONTROLS["preset"].default)
     defaults = {name: control.default for name, control in CONTROLS.items()}
     of_preset = PRESETS[preset][family] if preset in PRESETS else {}
+    if values.get("schedule") not in {None, of_preset.get("schedule")}:
+        of_preset = {}
     force = {**defaults, **of_preset, **values}
     force["preset"] = preset if of_preset and not of_preset.keys() & values.keys() else CUSTOM
     base = Settings(**{field.name: force[field.name] for field in dataclasses.fields(Settings)})

@@ -2,7 +2,9 @@
 
 import pytest
 
+from deepcache_ext import Settings
 from deepcache_ext.webui.options import CONTROLS
+from deepcache_ext.webui.presets import PRESETS
 from tests.e2e.pictures import EVERY_THIRD, same
 from tests.unit.test_readme import api_examples
 
@@ -120,9 +122,11 @@ def test_an_engine_in_the_place_of_the_unet_is_explained(maker):
     assert maker.counts() == [("txt2img", 3, 5)]
 
 
-def test_sdxl_takes_the_presets_depth(maker):
-    reply = maker.make(cache={"preset": "Fast"}, model=maker.model("SDXL"), steps=10)
-    assert reply["info"]["extra_generation_params"]["DeepCache depth"] == 1
+@pytest.mark.parametrize("family", ["SD1", "SDXL"])
+def test_the_presets_depth_is_the_familys(maker, family):
+    reply = maker.make(cache={"preset": "Fast"}, model=maker.model(family), steps=10)
+    told = reply["info"]["extra_generation_params"].get("DeepCache depth", Settings().depth)
+    assert told == PRESETS["Fast"][family]["depth"]
     assert maker.counts() == [("txt2img", 3, 7)]
 
 

@@ -28,16 +28,16 @@ def planned(maker, path="txt2img", **request):
     ("sampler", "total", "stages"), [("Euler", 20, 1), ("DPM++ 2M", 20, 1), ("DDIM", 19, 1), ("Heun", 39, 2)]
 )
 def test_the_plan_fits_the_samplers_evaluations(maker, sampler, total, stages):
-    assert planned(maker, sampler_name=sampler) == full(total, stages, reuse_cost(1, "SD1"))
+    assert planned(maker, sampler_name=sampler) == full(total, stages, reuse_cost(0, "SD1"))
 
 
 def test_img2img_is_planned_for_the_part_of_the_way_that_it_makes(maker):
     request = {"init_images": [picture_of(64)], "denoising_strength": 0.6, "sampler_name": "DPM++ 2M"}
-    assert planned(maker, "img2img", **request) == full(13, 1, reuse_cost(1, "SD1"))
+    assert planned(maker, "img2img", **request) == full(13, 1, reuse_cost(0, "SD1"))
 
 
 def test_an_sdxl_reuse_is_cheaper_and_leaves_more_full_evaluations(maker):
-    assert planned(maker, model=maker.model("SDXL")) == full(20, 1, reuse_cost(3, "SDXL"))
+    assert planned(maker, model=maker.model("SDXL")) == full(20, 1, reuse_cost(1, "SDXL"))
 
 
 @pytest.mark.parametrize("sampler", ["Euler", "Euler a", "DPM++ SDE"])

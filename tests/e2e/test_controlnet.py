@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.e2e.pictures import HIRES, Maker, closeness, picture_of
+from tests.e2e.pictures import HIRES, Maker, closeness, picture_of, psnr
 from tests.e2e.server import EXTENSIONS, folder_named_by, parts_of, serving
 
 FAR = 3.0
@@ -60,6 +60,14 @@ def test_the_controls_effect_is_all_there(maker, case):
     assert all((done["reused"], done["missed"], done["error"]) == (6, 0, "") for done in passes), passes
     assert with_control > plain - SLACK
     assert with_control > without_control + FAR
+
+
+def test_the_controls_effect_is_there_without_any_block_too(maker):
+    units = [unit(maker, "tiny-cn"), unit(maker, "tiny-t2i")]
+    request = {"steps": 10, "alwayson_scripts": {"ControlNet": {"args": units}}}
+    cached = maker.make(cache={"interval": 3, "depth": 0}, **request)
+    assert maker.counts() == [("txt2img", 4, 6)]
+    assert psnr(cached, maker.make(**request)) > psnr(cached, maker.make(steps=10)) + FAR
 
 
 def test_a_unit_that_ends_in_mid_run(maker):

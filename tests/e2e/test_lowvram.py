@@ -38,6 +38,15 @@ def test_skipped_blocks_are_not_moved(maker, flag):
         assert cached <= uncached
 
 
+def test_without_any_block_only_the_full_evaluations_move_weights(maker, flag):
+    maker.make(steps=1)
+    cached = moves(maker, {"interval": 5, "depth": 0})
+    assert maker.counts() == [("txt2img", 2, 8)]
+    print(f"{flag}, depth 0: {cached} moves")
+    if flag == "--lowvram":
+        assert cached < moves(maker, {"interval": 5, "depth": 1})
+
+
 def test_the_picture_is_the_same_again(maker):
     one = maker.make(cache={"interval": 3}, steps=STEPS)
     assert same(one, maker.make(cache={"interval": 3}, steps=STEPS))

@@ -81,6 +81,14 @@ def test_a_bad_value_is_named_with_what_is_allowed(value, sentence):
         options({"enabled": True} | value)
 
 
+@pytest.mark.parametrize("family", ["SD1", "SDXL"])
+def test_a_presets_depth_goes_with_its_schedule_only(family):
+    depth = PRESETS["Balanced"][family]["depth"]
+    assert options({"enabled": True, "speed_up": 3}, family=family).base.depth == depth
+    assert options({"enabled": True, "interval": 3}, family=family).base == Settings(interval=3)
+    assert options({"enabled": True, "preset": "Fast", "steps": "0, 3"}, family=family).base.depth == 1
+
+
 def test_an_unreadable_tick_is_named_too():
     with pytest.raises(ValueError, match="enabled must be true or false; got 'maybe'"):
         given(["maybe"])
