@@ -22,7 +22,7 @@ def test_a_preset_alone(maker):
     maker.make(cache=[True, "Fast"], steps=10)
     assert maker.counts() == [("txt2img", 3, 7)]
     maker.make(cache={"preset": "Quality"}, steps=10)
-    assert maker.counts() == [("txt2img", 6, 4)]
+    assert maker.counts() == [("txt2img", 7, 3)]
     maker.make(cache={"preset": "Quality"}, steps=9)
     assert maker.counts() == [("txt2img", 0, 0)]
     assert "little to gain" in maker.last_run()["passes"][0]["reason"]
