@@ -6,7 +6,7 @@ import weakref
 import pytest
 import torch
 
-from deepcache_ext import SamplingPass, Settings
+from deepcache_ext import Action, SamplingPass, Settings
 from demo.k_diffusion_parts import sampling
 from demo.samplers import SAMPLERS
 from demo.tiny_model import TinyModel
@@ -230,3 +230,37 @@ def test_a_removed_pass_holds_no_tensor():
     del x
     assert [tensor() for tensor in inputs] == [None] * 3
     assert run.statistics.reused == 1
+
+
+@pytest.mark.parametrize("settings", [Settings(interval=3), Settings(schedule="auto", speed_up=2.5, depth=0)], ids=str)
+def test_a_picture_is_the_same_alone_and_among_others(model, settings):
+    prompts = model.prompts(3)
+
+    def made(of):
+        with SamplingPass(model.unet, settings, 12) as run:
+            return SAMPLERS["DPM++ 2M"].sample(model, of, 12, wrap=run.wrap)
+
+    assert torch.allclose(made(prompts)[:1], made(prompts[:1]), atol=1e-3)
+
+
+def test_where_noise_is_added_depth_0_counts_as_1():
+    deepest = []
+    for depth, noisy in ((0, False), (0, True), (1, True)):
+        unet = TaggedUNet()
+        ran = []
+        unet.output_blocks[-1].register_forward_hook(lambda *_args, ran=ran: ran.append(1))
+        with SamplingPass(unet, Settings(interval=2, depth=depth), 4, noisy=noisy) as run:
+            for _ in range(4):
+                run.start_evaluation()
+                unet(torch.zeros(1, 2, 4, 4))
+        deepest.append((run.depth, len(ran)))
+        assert (run.statistics.full, run.statistics.reused) == (2, 2)
+    assert deepest == [(0, 2), (1, 4), (1, 4)]
+
+
+def test_at_depth_0_auto_spends_what_a_reuse_would_cost_on_full_evaluations(model):
+    counts = {}
+    for depth in (0, 1):
+        with SamplingPass(model.unet, Settings(schedule="auto", speed_up=2.0, depth=depth), 20) as run:
+            counts[depth] = sum(action is not Action.REUSE for action in run.schedule.actions())
+    assert counts == {0: 10, 1: 9}

@@ -41,3 +41,10 @@ def test_a_pass_without_caching_is_all_full():
 
 def test_an_unknown_number_of_evaluations_is_said():
     assert "decides itself" in plan.picture("txt2img", Settings(), 20, None, "SD1")
+
+
+def test_without_any_block_a_reuse_costs_nothing_unless_noise_is_added():
+    settings = Settings(schedule="auto", speed_up=2.0, depth=0)
+    quiet, noisy = (plan.picture("txt2img", settings, 20, 20, "SD1", noisy=noisy) for noisy in (False, True))
+    assert "10 of 20 evaluations in full, the U-Net about 2.0x as fast" in quiet
+    assert "9 of 20 evaluations in full, the U-Net about 2.0x as fast" in noisy
