@@ -134,7 +134,7 @@ class Settings:
         WholeNumber(0, 11),
         "Depth",
         "Outer block pairs that always run. Higher is slower and mostly closer. With 0 only the output layer does; "
-        "where a sampler adds noise, 0 counts as 1.",
+        "where a sampler adds noise, or nothing is forecast, 0 counts as 1.",
     )
     center: int = setting(
         15,
@@ -175,8 +175,8 @@ class Settings:
     )
 
     def depth_for(self, *, noisy: bool) -> int:
-        """Return the depth; at least 1 where a sampler adds noise, which the last block's output can't follow."""
-        return max(1, self.depth) if noisy else self.depth
+        """Return the depth: at least 1 where a sampler adds noise, which only blocks follow, or nothing is forecast."""
+        return max(1, self.depth) if noisy or self.forecast == "off" else self.depth
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import logging
 import statistics
@@ -224,6 +225,8 @@ class _RunningPass:
         self._report = report
         self._loaded = host.loaded()
         noisy = host.adds_noise(report.sampler)
+        if report.planned is None:
+            settings = dataclasses.replace(settings, depth=max(1, settings.depth))
         self._run = SamplingPass(
             self._loaded.unet,
             settings,

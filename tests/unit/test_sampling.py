@@ -243,19 +243,19 @@ def test_a_picture_is_the_same_alone_and_among_others(model, settings):
     assert torch.allclose(made(prompts)[:1], made(prompts[:1]), atol=1e-3)
 
 
-def test_where_noise_is_added_depth_0_counts_as_1():
+def test_where_only_blocks_can_follow_depth_0_counts_as_1():
     deepest = []
-    for depth, noisy in ((0, False), (0, True), (1, True)):
+    for depth, noisy, forecast in ((0, False, "on"), (0, True, "on"), (0, False, "off"), (1, True, "on")):
         unet = TaggedUNet()
         ran = []
         unet.output_blocks[-1].register_forward_hook(lambda *_args, ran=ran: ran.append(1))
-        with SamplingPass(unet, Settings(interval=2, depth=depth), 4, noisy=noisy) as run:
+        with SamplingPass(unet, Settings(interval=2, depth=depth, forecast=forecast), 4, noisy=noisy) as run:
             for _ in range(4):
                 run.start_evaluation()
                 unet(torch.zeros(1, 2, 4, 4))
         deepest.append((run.depth, len(ran)))
         assert (run.statistics.full, run.statistics.reused) == (2, 2)
-    assert deepest == [(0, 2), (1, 4), (1, 4)]
+    assert deepest == [(0, 2), (1, 4), (1, 4), (1, 4)]
 
 
 def test_at_depth_0_auto_spends_what_a_reuse_would_cost_on_full_evaluations(model):
