@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import matplotlib as mpl
 import torch
 from skimage.metrics import structural_similarity
 from torch import Tensor
@@ -165,16 +166,17 @@ def draw(points: list[Point], out: Path) -> None:
         of_sampler = [point for point in points if point.sampler == sampler]
         first = of_sampler[0]
         shown = [p for p in of_sampler if p.case[:4] == first.case[:4]]
-        for number, method in enumerate(dict.fromkeys(point.method for point in shown)):
+        for method in dict.fromkeys(point.method for point in shown):
             curve = sorted((point.sd15, point.mean) for point in shown if point.method == method)
-            axes.plot(*zip(*curve, strict=True), "o-", color=f"C{number % 10}", label=method)
+            color = mpl.colormaps["tab20"](METHODS.index(method))
+            axes.plot(*zip(*curve, strict=True), "o-", color=color, label=method)
         axes.plot(*zip(*sorted({(p.sd15, p.fewer_mean) for p in shown}), strict=True), "k--", label="fewer steps")
         axes.set(
             title=f"{sampler}, {first.steps} steps, guidance {first.guidance:g}, {first.pictures} pictures",
             xlabel="speed-up by compute, SD1.5",
             ylabel="PSNR to the full picture, dB, mean",
         )
-        axes.legend(fontsize="x-small")
+        axes.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1, 0.5))
 
     samplers = dict.fromkeys(point.sampler for point in points)
     save_figure(out, *(functools.partial(plot, sampler=sampler) for sampler in samplers), columns=3)
