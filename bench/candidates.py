@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -15,7 +17,7 @@ TRAINED = 1000
 """The timesteps of a checkpoint's noise schedule."""
 
 
-class Weighted:
+class Weighted(ABC):
     """A weighted sum of the features of the last `count` refreshes; the weights follow from the times alone."""
 
     remembers = True
@@ -27,26 +29,23 @@ class Weighted:
         self.count = count
 
     def first(self, feature: Tensor, x: Tensor, time: Tensor) -> Kept:
-        """See `Predictor`."""
         return Kept(feature, x, time, torch.ones(1))
 
     def after(self, last: Kept, feature: Tensor, x: Tensor, time: Tensor) -> Kept:
-        """See `Predictor`."""
-        chain: Kept | None = None
-        for one in reversed(_with_earlier(last)[: self.count - 1]):
-            chain = Kept(one.feature, one.x, one.time, one.trust, chain)
-        return Kept(feature, x, time, last.trust, chain)
+        earlier: Kept | None = None
+        for one in reversed([*last.refreshes()][: self.count - 1]):
+            earlier = replace(one, before=earlier)
+        return replace(self.first(feature, x, time), before=earlier)
 
     def expected(self, kept: Sequence[Kept], _x: Tensor, times: Tensor) -> Tensor:
-        """See `Predictor`."""
         return torch.cat([self._of_row(row, float(time)) for row, time in zip(kept, times, strict=True)])
 
+    @abstractmethod
     def weights(self, times: Sequence[float], time: float) -> Tensor:
         """Return by what to multiply the features of `times`, oldest first: float64, of shape (times,)."""
-        raise NotImplementedError
 
     def _of_row(self, row: Kept, time: float) -> Tensor:
-        refreshes = _with_earlier(row)[::-1]
+        refreshes = [*row.refreshes()][::-1]
         if len(refreshes) == 1:
             return row.feature
         weights = self.weights([float(one.time) for one in refreshes], time).to(row.feature.dtype)
@@ -65,7 +64,6 @@ class Polynomial(Weighted):
         self.part = part
 
     def weights(self, times: Sequence[float], time: float) -> Tensor:
-        """See `Weighted`."""
         found = torch.ones(len(times), dtype=torch.float64)
         for number, one in enumerate(times):
             for other in (*times[:number], *times[number + 1 :]):
@@ -82,15 +80,4 @@ class Chebyshev(Weighted):
         super().__init__(TRAINED)
 
     def weights(self, times: Sequence[float], time: float) -> Tensor:
-        """See `Weighted`."""
         return spectrum_weights(times, time, TRAINED)
-
-
-def _with_earlier(kept: Kept) -> list[Kept]:
-    """Return what was kept of a refresh and of those before it, the newest first."""
-    found = []
-    one: Kept | None = kept
-    while one is not None:
-        found.append(one)
-        one = one.before
-    return found

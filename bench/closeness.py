@@ -25,9 +25,9 @@ from skimage.metrics import structural_similarity
 from torch import Tensor
 
 from bench import rivals
-from bench.caches import share
 from bench.report import read_csv, row, save_figure, table, write_csv, written_on
 from bench.runs import ALL_SAMPLERS, Run, Task
+from bench.walk import share
 from deepcache_ext import Settings
 from deepcache_ext.schedule import OUTERMOST
 from demo.pictures import psnr

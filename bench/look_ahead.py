@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bench.caches import Rival, Walk
+from bench.caches import Rival
+from bench.walk import Walk
 from deepcache_ext import NoiseLevels
 
 RIDGE = 0.01

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.caches import Walk
 from bench.candidates import Chebyshev, Polynomial
 from bench.report import row, table, written_on
 from bench.runs import ALL_SAMPLERS, Task
+from bench.walk import Walk
 from deepcache_ext import NoiseLevels, Settings
 from deepcache_ext.denoised import SHARE, Prior, drawn
 from deepcache_ext.forecast import Held, Line, LineAndResponse, Predictor

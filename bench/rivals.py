@@ -15,18 +15,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from bench.caches import (
-    AccumulatedChange,
-    EasyCache,
-    FirstBlockCache,
-    OutputExtrapolation,
-    Rival,
-    Spectrum,
-    is_full,
-    share,
-)
+from bench.caches import AccumulatedChange, EasyCache, FirstBlockCache, OutputExtrapolation, Rival, Spectrum, is_full
 from bench.look_ahead import LookAhead
 from bench.runs import ALL_SAMPLERS, Run, Task
+from bench.walk import share
 from deepcache_ext import NoiseLevels
 
 COST_MODEL = "SD1.5"
@@ -36,7 +28,7 @@ TOLERANCE = 0.5
 Make = Callable[[nn.Module, int], Rival]
 """Takes the U-Net and the number of evaluations."""
 Parts = tuple[int, int]
-"""The input blocks that an evaluation which reuses runs, and the output blocks; see `bench.caches.share`."""
+"""The input blocks that an evaluation which reuses runs, and the output blocks; see `bench.walk.share`."""
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,13 @@ class Kept:
     response_trust: Tensor | None = None
     """By what to multiply it, of shape (1,)."""
 
+    def refreshes(self) -> Iterator[Kept]:
+        """Yield this refresh, and as many of those before it as are kept, the newest first."""
+        one: Kept | None = self
+        while one is not None:
+            yield one
+            one = one.before
+
 
 class Predictor(Protocol):
     """Says what a kept feature has become. It sees one row at a time, and keeps nothing itself."""
@@ -95,13 +102,17 @@ class Held:
 
 
 class Line:
-    """The line in time through the last two refreshes, as far as it would have led to the last one."""
+    """The line in time through the last two refreshes, as far as it would have led to the last one.
+
+    Before that is known it is trusted as it is.
+    """
 
     remembers = True
     share = SHARE
+    _first_trust = 1.0
 
     def first(self, feature: Tensor, x: Tensor, time: Tensor) -> Kept:
-        return Kept(feature, x, time, torch.ones(1, device=feature.device))
+        return Kept(feature, x, time, torch.full((1,), self._first_trust, device=feature.device))
 
     def after(self, last: Kept, feature: Tensor, x: Tensor, time: Tensor) -> Kept:
         trust = last.trust
@@ -110,21 +121,21 @@ class Line:
             trust = _trust(last.before.feature, last.feature, feature, way)
         return Kept(feature, x, time, trust, replace(last, before=None))
 
-    def expected(self, kept: Sequence[Kept], x: Tensor, times: Tensor) -> Tensor:
-        return _expected(kept, x, times)
+    def expected(self, kept: Sequence[Kept], _x: Tensor, times: Tensor) -> Tensor:
+        last = torch.cat([row.feature for row in kept])
+        if all(row.before is None for row in kept):
+            return last
+        before = torch.cat([row.feature for row in _earlier(kept)])
+        return _on_line(before, last, _way(kept, times))
 
 
-class LineAndResponse:
+class LineAndResponse(Line):
     """The line, on trial first, and the response to how far the input is off its own line."""
 
-    remembers = True
-    share = SHARE
-
-    def first(self, feature: Tensor, x: Tensor, time: Tensor) -> Kept:
-        return Kept(feature, x, time, torch.zeros(1, device=feature.device))
+    _first_trust = 0.0
 
     def after(self, last: Kept, feature: Tensor, x: Tensor, time: Tensor) -> Kept:
-        now = Line().after(last, feature, x, time)
+        now = super().after(last, feature, x, time)
         earlier = last.before or last
         way = now.trust * reach(time, last.time, earlier.time)
         with _own_precision(feature.device):
@@ -136,7 +147,14 @@ class LineAndResponse:
             return replace(now, response=_fit(moved, missed).to(feature.dtype), response_trust=trust)
 
     def expected(self, kept: Sequence[Kept], x: Tensor, times: Tensor) -> Tensor:
-        return _expected(kept, x, times)
+        found = super().expected(kept, x, times)
+        if all(row.response is None for row in kept):
+            return found
+        before, last = (torch.cat([row.x for row in rows]).float() for rows in (_earlier(kept), kept))
+        patches = _patches(x.float() - _on_line(before, last, _way(kept, times)), found).to(found.dtype)
+        response = torch.cat([_scaled_response(row, patches.shape[1]) for row in kept])
+        with _own_precision(found.device):
+            return torch.baddbmm(found.flatten(2), response, patches).view_as(found)
 
 
 def reach(time: Tensor, last: Tensor, before: Tensor) -> Tensor:
@@ -150,22 +168,15 @@ def reach(time: Tensor, last: Tensor, before: Tensor) -> Tensor:
     return torch.where(run == 0, torch.zeros_like(run), far.clamp(0, FARTHEST))
 
 
-def _expected(kept: Sequence[Kept], x: Tensor, times: Tensor) -> Tensor:
-    last = torch.cat([row.feature for row in kept])
-    if all(row.before is None for row in kept):
-        return last
-    earlier = [row.before or row for row in kept]
-    way = reach(times, torch.cat([row.time for row in kept]), torch.cat([row.time for row in earlier]))
-    way = way * torch.cat([row.trust for row in kept])
-    found = _on_line(torch.cat([row.feature for row in earlier]), last, way)
-    if all(row.response is None for row in kept):
-        return found
-    old, new = (torch.cat([row.x for row in rows]).float() for rows in (earlier, kept))
-    moved = x.float() - _on_line(old, new, way)
-    patches = _patches(moved, found).to(found.dtype)
-    response = torch.cat([_scaled_response(row, patches.shape[1]) for row in kept])
-    with _own_precision(found.device):
-        return torch.baddbmm(found.flatten(2), response, patches).view_as(found)
+def _earlier(kept: Sequence[Kept]) -> list[Kept]:
+    """Return the refresh before the last of each row, the last itself where there is none."""
+    return [row.before or row for row in kept]
+
+
+def _way(kept: Sequence[Kept], times: Tensor) -> Tensor:
+    """Return how far along each row's line to go to `times`, of shape (rows,): trusted parts of the line's length."""
+    last, before = (torch.cat([row.time for row in rows]) for rows in (kept, _earlier(kept)))
+    return reach(times, last, before) * torch.cat([row.trust for row in kept])
 
 
 def _on_line(before: Tensor, last: Tensor, way: Tensor) -> Tensor:

@@ -13,20 +13,12 @@ from torch import Tensor, nn
 from deepcache_ext.control import short_controls
 from deepcache_ext.denoised import NoiseLevels
 from deepcache_ext.forecast import Held, Line, LineAndResponse, Predictor
+from deepcache_ext.hook import CallHook, reset_hooks
 from deepcache_ext.schedule import Action, Schedule, cost_on_sd
 from deepcache_ext.settings import Settings
 from deepcache_ext.store import Call, RowStore, Signature
-from deepcache_ext.unet import (
-    CallHook,
-    CompactView,
-    FullLengthView,
-    RefreshView,
-    Shapes,
-    View,
-    find_unet,
-    has_foreign_forward,
-    max_depth,
-)
+from deepcache_ext.unet import find_unet, has_foreign_forward, max_depth
+from deepcache_ext.views import CompactView, FullLengthView, RefreshView, Shapes, View
 
 logger = logging.getLogger("deepcache")
 
@@ -107,6 +99,7 @@ class SamplingPass:
         return self._hook.unet
 
     def _hook_on(self, model: Any) -> CallHook:
+        reset_hooks(model)
         unet, depth = find_unet(model), self.depth
         if depth > max_depth(unet):
             raise ValueError(f"depth must be a whole number from 0 to {max_depth(unet)} for this U-Net; got {depth}")

@@ -6,7 +6,7 @@ calls and change the split in mid-run, so the rows that one call kept may be ask
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
@@ -82,7 +82,7 @@ class RowStore:
     def nbytes(self) -> int:
         """Memory that the kept features hold, in bytes."""
         kept = [walk for row in self._rows.values() for walk in row.walks.values()]
-        storages = (one.feature.untyped_storage() for walk in kept for one in _with_earlier(walk))
+        storages = (one.feature.untyped_storage() for walk in kept for one in walk.refreshes())
         return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
     def clear(self) -> None:
@@ -158,11 +158,3 @@ class RowStore:
         if last is None or not fits:
             return {key: self._predictor.first(new, call.x, call.times) for key, new in walks.items()}
         return {key: self._predictor.after(last.walks[key], new, call.x, call.times) for key, new in walks.items()}
-
-
-def _with_earlier(kept: Kept) -> Iterator[Kept]:
-    """Yield what was kept of a refresh and of those before it."""
-    one: Kept | None = kept
-    while one is not None:
-        yield one
-        one = one.before

@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from bench import macs, rivals
-from bench.caches import AccumulatedChange, EasyCache, FirstBlockCache, OutputExtrapolation, Spectrum, share
+from bench.caches import AccumulatedChange, EasyCache, FirstBlockCache, OutputExtrapolation, Spectrum
 from bench.look_ahead import LookAhead
 from bench.runs import Task
+from bench.walk import share
 from deepcache_ext import NoiseLevels, Settings
 from demo.tiny_model import TinyModel
 from tests.unit.unets import Case

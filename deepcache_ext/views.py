@@ -1,0 +1,269 @@
+"""The views that stand in for a U-Net's block lists during one call."""
+
+from __future__ import annotations
+
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from deepcache_ext.exchange import Exchange
+from deepcache_ext.unet import LISTS, blocks
+
+Shapes = dict[tuple[int, int], tuple[int, ...]]
+"""Channels, height and width of a block's output, by the walk's key and the block's position in the deep part."""
+
+LATENT_CHANNELS = 4
+"""The first channels of every U-Net input; those of masks and images follow."""
+
+
+class View(ABC):
+    """What one U-Net call sees in place of its block lists.
+
+    `kept` has the feature of every walk of the call that computed the deep part, cloned row by row, so that whatever
+    the rest of the call writes into the original leaves it alone. Key 0 is the walk over the call's own input; walks
+    over anything else count from 1. `failure` is an error of our own while keeping; the call goes on without.
+    """
+
+    reuses = False
+
+    def __init__(self) -> None:
+        self.kept: dict[int, tuple[Tensor, ...]] = {}
+        self.failure: Exception | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether a reuse has made just the walks that it had features for."""
+        return True
+
+    @abstractmethod
+    def enter(self) -> None:
+        """Put the view in place."""
+
+    @abstractmethod
+    def exit(self) -> None:
+        """Put the original block lists back."""
+
+    def _keep(self, key: int, feature: Tensor) -> None:
+        try:
+            self.kept[key] = tuple(row.clone() for row in feature.detach().chunk(len(feature)))
+        except Exception as error:  # noqa: BLE001 - out of memory, most likely: the picture matters more than the feature
+            self.failure = error
+
+
+class RefreshView(View):
+    """The original block lists, with a tap on the block whose output is the feature."""
+
+    def __init__(self, unet: nn.Module, depth: int) -> None:
+        super().__init__()
+        outputs = blocks(unet)[2]
+        self._last_deep = outputs[len(outputs) - depth - 1]
+        self._tap: RemovableHandle | None = None
+
+    def enter(self) -> None:
+        self._tap = self._last_deep.register_forward_hook(self._on_output)
+
+    def exit(self) -> None:
+        if self._tap is not None:
+            self._tap.remove()
+            self._tap = None
+
+    def _on_output(self, _block: nn.Module, _args: Any, feature: Tensor) -> None:
+        self._keep(len(self.kept), feature)
+
+
+class _SwappedView(View):
+    """A view that exchanges the block lists themselves, and whatever `beside` exchanges along with them."""
+
+    def __init__(self, unet: nn.Module, beside: Sequence[Exchange] = ()) -> None:
+        super().__init__()
+        self._unet = unet
+        self._beside = beside
+        self._exchanges: list[Exchange] = []
+
+    def enter(self) -> None:
+        lists = dict(zip(LISTS, self._lists(), strict=True))
+        self._exchanges = [Exchange(self._unet, **lists), *self._beside]
+        for exchange in self._exchanges:
+            exchange.enter()
+
+    def exit(self) -> None:
+        for exchange in self._exchanges:
+            exchange.exit()
+        self._exchanges = []
+
+    @abstractmethod
+    def _lists(self) -> tuple[nn.Module, nn.Module, nn.Module]:
+        """Return what stands in for the input blocks, the middle block and the output blocks."""
+
+
+class CompactView(_SwappedView):
+    """The d outermost block pairs, with the whole deep part in the place of the middle block.
+
+    For the stock loop. Nothing of the skipped blocks is called, so a host that moves weights when a block is called
+    leaves theirs where they are. The first walk gets `features[0]`; should there be another, it is computed.
+    """
+
+    reuses = True
+
+    def __init__(self, unet: nn.Module, depth: int, features: Mapping[int, Tensor]) -> None:
+        super().__init__(unet)
+        self._depth = depth
+        self._feature: Tensor | None = features[0]
+
+    def take(self, rows: int) -> Tensor | None:
+        """Return the feature for a walk over `rows` rows, once; None if the deep part has to be computed."""
+        feature, self._feature = self._feature, None
+        return feature if feature is not None and len(feature) == rows else None
+
+    def _lists(self) -> tuple[nn.Module, nn.Module, nn.Module]:
+        inputs, middle, outputs = blocks(self._unet)
+        cut = len(inputs) - self._depth
+        deep = _DeepPart(self, inputs[self._depth :], middle, outputs[:cut])
+        return inputs[: self._depth], deep, outputs[cut:]
+
+
+class FullLengthView(_SwappedView):
+    """As many blocks as the original, the deep ones replaced by stand-ins.
+
+    For a foreign forward, which counts the blocks and adds residuals between them, and may walk them more than once:
+    the walk that starts from the call's own input `x` has key 0, the others count from 1. In a walk that has a kept
+    feature the stand-ins return zeros of the shapes that the blocks had, and the last of them the feature; in any
+    other walk they run the blocks and note their shapes in `shapes`.
+    """
+
+    def __init__(
+        self,
+        unet: nn.Module,
+        depth: int,
+        x: Tensor,
+        features: Mapping[int, Tensor],
+        shapes: Shapes,
+        beside: Sequence[Exchange] = (),
+    ) -> None:
+        super().__init__(unet, beside)
+        self.reuses = bool(features)
+        self._depth = depth
+        self._x = x
+        self._unused = dict(features)
+        self._shapes = shapes
+        self._others = 0
+        self._key = 0
+        self._feature: Tensor | None = None
+        self._every_walk_had_one = True
+
+    @property
+    def complete(self) -> bool:
+        return self._every_walk_had_one and not self._unused
+
+    def start_walk(self, h: Tensor) -> None:
+        """Tell that a walk begins with `h`, the input of the first block."""
+        own = _is_latent_of(h, self._x)
+        self._others += not own
+        self._key = 0 if own else self._others
+        self._feature = self._unused.pop(self._key, None)
+        if self._feature is not None and len(self._feature) != len(h):
+            self._feature = None
+        self._every_walk_had_one &= self._feature is not None
+
+    def run(self, position: int, last: int, block: nn.Module, h: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Do what deep block `position` of 0 to `last` would do to `h`."""
+        if self._feature is not None:
+            return self._feature if position == last else h.new_zeros((len(h), *self._shapes[self._key, position]))
+        out = cast(Tensor, block(h, *args, **kwargs))
+        self._shapes[self._key, position] = tuple(out.shape[1:])
+        if position == last and not self.reuses:
+            self._keep(self._key, out)
+        return out
+
+    def _lists(self) -> tuple[nn.Module, nn.Module, nn.Module]:
+        inputs, middle, outputs = blocks(self._unet)
+        cut = len(inputs) - self._depth
+        last = 2 * cut
+        positions = itertools.count()
+
+        def stand_in(block: nn.Module) -> nn.Module:
+            return _DeepBlock(self, next(positions), last, block)
+
+        first, *others = [*inputs[: self._depth], *[stand_in(block) for block in inputs[self._depth :]]]
+        deep_middle = stand_in(middle)
+        deep_outputs = [stand_in(block) for block in outputs[:cut]]
+        return (
+            nn.ModuleList([_FirstBlock(self, first), *others]),
+            deep_middle,
+            nn.ModuleList([*deep_outputs, *outputs[cut:]]),
+        )
+
+
+class _DeepPart(nn.Module):
+    """The deep part as one module: the kept feature, or the deep blocks run one after the other."""
+
+    def __init__(self, view: CompactView, inputs: nn.ModuleList, middle: nn.Module, outputs: nn.ModuleList) -> None:
+        super().__init__()
+        self.inputs = inputs
+        self.middle = middle
+        self.outputs = outputs
+        self._view = view
+
+    def forward(self, h: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        feature = self._view.take(len(h))
+        if feature is not None:
+            return feature
+        skips: list[Tensor] = []
+        for block in self.inputs:
+            h = block(h, *args, **kwargs)
+            skips.append(h)
+        h = self.middle(h, *args, **kwargs)
+        for block in self.outputs:
+            h = block(torch.cat([h, skips.pop()], dim=1), *args, **kwargs)
+        return h
+
+
+class _FirstBlock(nn.Module):
+    """The first input block, telling its view that a walk begins."""
+
+    def __init__(self, view: FullLengthView, block: nn.Module) -> None:
+        super().__init__()
+        self.block = block
+        self._view = view
+
+    def forward(self, h: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        self._view.start_walk(h)
+        return cast(Tensor, self.block(h, *args, **kwargs))
+
+
+class _DeepBlock(nn.Module):
+    """One deep block's stand-in; `FullLengthView.run` says what it does."""
+
+    def __init__(self, view: FullLengthView, position: int, last: int, block: nn.Module) -> None:
+        super().__init__()
+        self.block = block
+        self._view = view
+        self._position = position
+        self._last = last
+
+    def forward(self, h: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return self._view.run(self._position, self._last, self.block, h, *args, **kwargs)
+
+
+def _is_latent_of(h: Tensor, x: Tensor) -> bool:
+    """Tell whether a walk's input is the call's, cast or with other inpainting channels at most.
+
+    The usual case, the very same tensor, is told without waiting for the device.
+    """
+    if (len(h), h.shape[2:]) != (len(x), x.shape[2:]):
+        return False
+    return _same_memory(h, x) or torch.equal(h[:, :LATENT_CHANNELS], x[:, :LATENT_CHANNELS].to(h.dtype))
+
+
+def _same_memory(one: Tensor, other: Tensor) -> bool:
+    if one is other:
+        return True
+    try:
+        return one.data_ptr() == other.data_ptr()
+    except RuntimeError:  # DirectML's tensors are opaque: they have no address
+        return False
