@@ -1,7 +1,8 @@
 """How much farther apart should full evaluations be at the end of a run than at its start?
 
 For the schedule "auto" (deepcache_ext/placement.py): the mean PSNR in dB, and of the worst tenth, to the uncached
-picture of the demo's trained model, by how many times the gaps grow over a run; 1 is even.
+picture of the demo's trained model, by how many times the gaps grow over a run; 1 is even. A reuse runs no block where
+no noise is added, else the outermost pair, as the presets have it for SD1.
 """
 
 from __future__ import annotations
@@ -9,26 +10,29 @@ from __future__ import annotations
 import argparse
 import itertools
 
-from bench.macs import fractions
 from bench.report import row, table, written_on
 from bench.runs import ALL_SAMPLERS, Task
+from bench.walk import share
 from deepcache_ext import Settings
-from deepcache_ext.placement import full_evaluations, placed
+from deepcache_ext.placement import GROWTH, full_evaluations, placed
 from demo.pictures import psnr
 from demo.tiny_model import TinyModel
 
 COST_MODEL = "SD1.5"
-GROWTHS = (1.0, 2.0, 4.0, 8.0)
+GROWTHS = (1.0, 2.0, 4.0, GROWTH, 8.0)
 
 
 def closeness(task: Task, steps: int, speed_ups: list[float], growths: list[float]) -> dict[tuple[float, float], str]:
     """Return the PSNR by speed-up and growth, as text: the mean, and in brackets that of the worst tenth."""
-    total = ALL_SAMPLERS[task.sampler].evaluations(steps)
+    sampler = ALL_SAMPLERS[task.sampler]
+    total = sampler.evaluations(steps)
     reference = task.run(steps).pictures
     found = {}
     for speed_up, growth in itertools.product(speed_ups, growths):
-        full = placed(total, full_evaluations(total, speed_up, fractions(COST_MODEL)[0]), growth)
-        decibels = psnr(task.run(steps, Settings(schedule="list", steps=full)).pictures, reference).sort().values
+        depth = 1 if sampler.noisy else 0
+        full = placed(total, full_evaluations(total, speed_up, share(COST_MODEL, depth, depth)), growth)
+        run = task.run(steps, Settings(schedule="list", steps=full, depth=depth))
+        decibels = psnr(run.pictures, reference).sort().values
         worst = decibels[: max(1, len(decibels) // 10)].mean()
         found[speed_up, growth] = f"{decibels.mean():.1f} ({worst:.1f})"
     return found

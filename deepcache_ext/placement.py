@@ -6,8 +6,10 @@ import math
 
 import numpy as np
 
-GROWTH = 4.0
+GROWTH = 6.0
 """How many times as far apart full evaluations are at the end of a run as at its start; see bench/placement.py."""
+SPARSE = 2.3
+"""From how many evaluations on for each full one no two full evaluations follow each other."""
 _HALVINGS = 60
 
 
@@ -29,19 +31,21 @@ def placed(total: int, count: int, growth: float = GROWTH) -> tuple[int, ...]:
     """Return which `count` of `total` evaluations are full: 0, and from there on in gaps that never shrink.
 
     The gaps grow geometrically, `growth` times over all of them, and the last full evaluation is half a gap from the
-    end. No gap is below 1. Early evaluations decide what the picture shows, so a reuse there costs it most; and a line
-    through two refreshes that are closer together than the reuse is to them leads astray, hence no gap is shorter than
-    the one before it. Found by search on the demo's model.
+    end. No gap is below 1, nor below 2 from `SPARSE` on. Early evaluations decide what the picture shows, so a reuse
+    there costs it most; and a line through two refreshes that are closer together than the reuse is to them leads
+    astray, hence no gap is shorter than the one before it, and where there are too few full evaluations for more than
+    one or two gaps of 1 there are none. Found by search on the demo's model.
     """
     if count >= total:
         return tuple(range(total))
     if count == 1:
         return (0,)
+    shortest = 1.0 if total / count < SPARSE else 2.0
     shape = growth ** ((np.arange(count - 1) + 0.5) / (count - 1))
     low, high = 0.0, float(total)
     for _ in range(_HALVINGS):
         scale = (low + high) / 2
-        gaps = np.maximum(1.0, scale * shape)
+        gaps = np.maximum(shortest, scale * shape)
         low, high = (scale, high) if gaps.sum() + gaps[-1] / 2 < total else (low, scale)
     last = min(total - 1, max(count - 1, round(total - gaps[-1] / 2)))
     ends = np.floor(np.cumsum(gaps) * last / gaps.sum() + 0.5)
