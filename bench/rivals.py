@@ -138,7 +138,7 @@ def sample(task: Task, steps: int, make: Make) -> Run:
     made, runs = [], []
     for first in range(0, task.pictures, task.batch):
         part = prompts[first : first + task.batch]
-        options = {"guidance": task.guidance, "seed": 1000 + first}
+        options = {"guidance": task.guidance, "seed": task.seed + first}
         with make(task.model.unet, sampler.evaluations(steps)) as run:
             made.append(sampler.sample(task.model, part, steps, wrap=run.wrap, **options))  # type: ignore[arg-type]
         runs.append(run)

@@ -40,6 +40,8 @@ class Task:
     pictures: int
     batch: int
     guidance: float
+    seed: int = 1000
+    """Of the first picture; each of the others has one more than the one before."""
 
     def run(
         self,
@@ -60,7 +62,7 @@ class Task:
         made, full, reused = [], total, 0
         for first in range(0, self.pictures, self.batch):
             part = prompts[first : first + self.batch]
-            options = {"guidance": self.guidance, "seed": 1000 + first}
+            options = {"guidance": self.guidance, "seed": self.seed + first}
             if settings is None:
                 made.append(sampler.sample(self.model, part, steps, **options))  # type: ignore[arg-type]
                 continue

@@ -4,11 +4,12 @@ import functools
 import random
 import sys
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
 
-from bench import closeness, fuzz, macs, placement, predictors, quality, report, rivals, speed
+from bench import closeness, distribution, fuzz, macs, placement, predictors, quality, report, rivals, speed
 from bench import forecast as bench_forecast
 from bench.networks import Network
 from bench.runs import Task
@@ -234,3 +235,30 @@ def test_random_passes_give_every_row_its_own_fresh_feature():
         fuzz.Run(random.Random(number), seen).go()  # noqa: S311 - not for secrets
     assert min(seen[event] for event in ("layout", "size", "dtype", "weights", "raise", "full rows")) > 10
     assert seen["reused rows"] > 500
+
+
+def test_the_frechet_distance_is_that_of_normal_distributions():
+    features = torch.randn(20_000, 4, generator=torch.Generator().manual_seed(1))
+    assert distribution.frechet(features, features) == pytest.approx(0, abs=1e-6)
+    assert distribution.frechet(features, features + 3) == pytest.approx(4 * 9, rel=1e-6)
+    assert distribution.frechet(features, 2 * features) == pytest.approx(4 * (2 - 1) ** 2, rel=0.05)
+
+
+def test_a_classifier_tells_styles_apart_and_noise_is_far_from_them():
+    task = Task(TinyModel(), "DPM++ 2M", pictures=16, batch=16, guidance=3.0, seed=20_000)
+    pictures, styles = task.run(6).pictures, distribution.styles_of(task.model, 16)
+    classifier = distribution.trained(pictures, styles)
+    assert (classifier(pictures).argmax(1) == styles).double().mean() > 0.9
+    others = classifier.features(replace(task, seed=40_000).run(6).pictures)
+    near, far = (distribution.frechet(classifier.features(p), others) for p in (pictures, torch.rand_like(pictures)))
+    assert 0 < near < far
+
+
+def test_distribution_compares_full_fewer_and_cached_pictures():
+    task = Task(TinyModel(), "Euler", pictures=2, batch=2, guidance=3.0)
+    classifier = distribution.trained(task.model.decode(torch.randn(8, 3, 32, 32)), torch.arange(8))
+    cells = list(distribution.compare(task, 6, classifier, torch.randn(8, distribution.FEATURES)))
+    methods = ["full", "3 steps", "uniform, N = 2", "auto, N = 2", "2 steps", "uniform, N = 3", "auto, N = 3"]
+    assert [cell[1] for cell in cells] == methods
+    assert len({cell[3] for cell in cells}) == len(cells)
+    assert {len(cell) for cell in cells} == {len(distribution.HEADINGS)}
