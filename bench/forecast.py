@@ -19,7 +19,9 @@ from bench.timing import Clock, Samples
 from deepcache_ext import NoiseLevels, SamplingPass, Settings
 from deepcache_ext.store import RowStore
 
-HEADINGS = ("network", "sampler", "part of a refresh", "part of a reuse")
+HEADINGS = ("network", "sampler", "depth", "of a refresh", "of a reuse", "on a reuse, of a refresh")
+CASES = ((False, 0), (False, 1), (True, 1))
+"""Whether the sampler adds noise, and the depth."""
 OWN = {"refresh": ("keep",), "reuse": ("take", "drawn")}
 """The store's methods at a refresh and at a reuse."""
 LEVELS = NoiseLevels(torch.linspace(0.999, 0.005, 1000))
@@ -27,16 +29,19 @@ EVALUATIONS = 6
 """Of which every second reuses; the first two refreshes forecast less than the others and aren't counted."""
 
 
-def parts(call: Callable[[int], None], unet: Any, clock: Clock, *, noisy: bool, repeats: int) -> tuple[float, float]:
-    """Return which part of a refresh, and of a reuse, the forecast takes: medians over the repeats.
+def parts(
+    call: Callable[[int], None], unet: Any, clock: Clock, *, noisy: bool, depth: int, repeats: int
+) -> tuple[float, float, float]:
+    """Return which part of a refresh the forecast takes, of a reuse, and its time on a reuse as a part of a refresh.
 
-    `call` makes the evaluation of that number.
+    Medians over the repeats. `call` makes the evaluation of that number. Without the forecast a depth of 0 is timed as
+    1, whose feature is as large on the stock networks.
     """
     samples = Samples()
     for _ in range(repeats):
         spent: dict[str, float] = {}
         for forecast in ("off", "on"):
-            settings = Settings(interval=2, forecast=forecast)
+            settings = Settings(interval=2, forecast=forecast, depth=depth)
             with SamplingPass(unet, settings, EVALUATIONS, noisy=noisy, levels=LEVELS) as run:
                 for index in range(EVALUATIONS):
                     run.start_evaluation()
@@ -49,9 +54,11 @@ def parts(call: Callable[[int], None], unet: Any, clock: Clock, *, noisy: bool, 
                         whole = clock.time(lambda index=index: call(index))  # type: ignore[misc]
                     if index >= EVALUATIONS - 2:
                         spent |= {f"{kind} {forecast}": sum(own), f"{kind} whole": whole}
-        for kind in OWN:
-            samples.add(kind, (spent[f"{kind} on"] - spent[f"{kind} off"]) / spent[f"{kind} whole"])
-    return samples.median("refresh"), samples.median("reuse")
+        forecasts = {kind: spent[f"{kind} on"] - spent[f"{kind} off"] for kind in OWN}
+        for kind, time in forecasts.items():
+            samples.add(kind, time / spent[f"{kind} whole"])
+        samples.add("reuse of refresh", forecasts["reuse"] / spent["refresh whole"])
+    return samples.median("refresh"), samples.median("reuse"), samples.median("reuse of refresh")
 
 
 def main() -> None:
@@ -76,10 +83,10 @@ def main() -> None:
             moved = {"x": inputs["x"] + 0.01 * index, "timesteps": inputs["timesteps"] * 0 + 900 - 50 * index}
             unet(**(inputs | moved))
 
-        for noisy in (False, True):
-            found = parts(call, unet, Clock(options.device), noisy=noisy, repeats=options.repeats)
+        for noisy, depth in CASES:
+            found = parts(call, unet, Clock(options.device), noisy=noisy, depth=depth, repeats=options.repeats)
             kind = "adds noise" if noisy else "adds none"
-            print(row([name, kind, *(f"{100 * part:.2f} %" for part in found)]), flush=True)
+            print(row([name, kind, str(depth), *(f"{100 * part:.2f} %" for part in found)]), flush=True)
 
 
 def _timed(method: Callable[..., Any], clock: Clock, own: list[float]) -> Callable[..., Any]:
