@@ -100,10 +100,16 @@ def fixed(total: int, wanted: float, levels: NoiseLevels) -> Iterator[Entry]:
 
 
 def entries(names: Sequence[str], task: Task, steps: int, wanted: float) -> Iterator[Entry]:
-    """Yield the rivals of those names at a compute of about `wanted` full evaluations, tuned on the first batch."""
+    """Yield the rivals of those names at a compute of about `wanted` full evaluations, tuned on the first batch.
+
+    Looking ahead is for samplers that evaluate once in a step: it takes every evaluation for a later one.
+    """
     few = replace(task, pictures=min(task.pictures, task.batch))
-    total = ALL_SAMPLERS[task.sampler].evaluations(steps)
-    yield from (entry for entry in fixed(total, wanted, NoiseLevels(task.model.alphas_cumprod)) if entry.name in names)
+    sampler = ALL_SAMPLERS[task.sampler]
+    total = sampler.evaluations(steps)
+    for entry in fixed(total, wanted, NoiseLevels(task.model.alphas_cumprod)):
+        if entry.name in names and (entry.name != AHEAD or sampler.order == 1):
+            yield entry
     for contender in contenders():
         if contender.name not in names:
             continue

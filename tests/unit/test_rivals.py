@@ -2,6 +2,7 @@
 
 import functools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -367,6 +368,8 @@ def test_every_rival_enters_by_its_name(task, monkeypatch):
     assert {entry.name for entry in found} == set(rivals.NAMES)
     one = list(rivals.entries([rivals.SPECTRUM], task, 20, 10.8))
     assert [(entry.name, entry.parameter) for entry in one] == [(rivals.SPECTRUM, "flex = 0.1")]
+    of_two_stages = rivals.entries(rivals.NAMES, replace(task, sampler="Heun"), 20, 21.1)
+    assert {entry.name for entry in of_two_stages} == {*rivals.NAMES} - {rivals.AHEAD}
 
 
 def test_what_is_computed_ahead_counts_as_full(task):
