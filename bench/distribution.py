@@ -57,13 +57,13 @@ class Classifier(nn.Module):
         return styles
 
 
-def trained(pictures: Tensor, styles: Tensor, epochs: int = EPOCHS) -> Classifier:
-    """Return a classifier trained on RGB pictures and the numbers of their styles, of shape (pictures,)."""
+def trained(pictures: Tensor, styles: Tensor) -> Classifier:
+    """Return a classifier trained on RGB pictures (0 to 1) and the numbers of their styles, of shape (pictures,)."""
     with torch.random.fork_rng(), torch.enable_grad():
         torch.manual_seed(1)
         classifier = Classifier(int(styles.max()) + 1)
         optimizer = torch.optim.Adam(classifier.parameters(), lr=2e-3)
-        for _ in range(epochs):
+        for _ in range(EPOCHS):
             order = torch.randperm(len(pictures))
             for first in range(0, len(order), BATCH):
                 batch = order[first : first + BATCH]
@@ -77,9 +77,10 @@ def trained(pictures: Tensor, styles: Tensor, epochs: int = EPOCHS) -> Classifie
 def frechet(one: Tensor, other: Tensor) -> float:
     """Return the Fréchet distance between two sets of features, each of shape (pictures, features)."""
     one, other = one.double(), other.double()
-    products = torch.linalg.eigvals(one.T.cov() @ other.T.cov()).real.clamp(min=0).sqrt().sum()
+    spread, others = one.T.cov(), other.T.cov()
+    products = torch.linalg.eigvals(spread @ others).real.clamp(min=0).sqrt().sum()
     means = (one.mean(0) - other.mean(0)).square().sum()
-    return float(means + one.T.cov().trace() + other.T.cov().trace() - 2 * products)
+    return float(means + spread.trace() + others.trace() - 2 * products)
 
 
 def compare(task: Task, steps: int, classifier: Classifier, reference: Tensor) -> Iterator[list[str]]:
@@ -101,7 +102,7 @@ def compare(task: Task, steps: int, classifier: Classifier, reference: Tensor) -
             depth = settings.depth_for(noisy=sampler.noisy)
             run = task.run(steps, settings)
             cached[method] = total / run.compute(share(COST_MODEL, depth, depth)), run.pictures
-        fewer = max(range(1, steps), key=lambda count: -abs(total / sampler.evaluations(count) - cached["auto"][0]))
+        fewer = min(range(1, steps), key=lambda count: abs(total / sampler.evaluations(count) - cached["auto"][0]))
         yield cells(f"{fewer} steps", total / sampler.evaluations(fewer), task.run(fewer).pictures)
         for method, found in cached.items():
             yield cells(f"{method}, N = {interval}", *found)

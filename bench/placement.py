@@ -27,9 +27,9 @@ def closeness(task: Task, steps: int, speed_ups: list[float], growths: list[floa
     sampler = ALL_SAMPLERS[task.sampler]
     total = sampler.evaluations(steps)
     reference = task.run(steps).pictures
+    depth = 1 if sampler.noisy else 0
     found = {}
     for speed_up, growth in itertools.product(speed_ups, growths):
-        depth = 1 if sampler.noisy else 0
         full = placed(total, full_evaluations(total, speed_up, share(COST_MODEL, depth, depth)), growth)
         run = task.run(steps, Settings(schedule="list", steps=full, depth=depth))
         decibels = psnr(run.pictures, reference).sort().values

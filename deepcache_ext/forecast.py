@@ -121,12 +121,15 @@ class Line:
             trust = _trust(last.before.feature, last.feature, feature, way)
         return Kept(feature, x, time, trust, replace(last, before=None))
 
-    def expected(self, kept: Sequence[Kept], _x: Tensor, times: Tensor) -> Tensor:
-        last = torch.cat([row.feature for row in kept])
+    def expected(self, kept: Sequence[Kept], x: Tensor, times: Tensor) -> Tensor:
         if all(row.before is None for row in kept):
-            return last
-        before = torch.cat([row.feature for row in _earlier(kept)])
-        return _on_line(before, last, _way(kept, times))
+            return torch.cat([row.feature for row in kept])
+        return self._along(kept, x, _way(kept, times))
+
+    def _along(self, kept: Sequence[Kept], _x: Tensor, way: Tensor) -> Tensor:
+        """Return the feature to expect `way` along each row's line, of shape (rows,)."""
+        before, last = (torch.cat([row.feature for row in rows]) for rows in (_earlier(kept), kept))
+        return _on_line(before, last, way)
 
 
 class LineAndResponse(Line):
@@ -146,12 +149,10 @@ class LineAndResponse(Line):
                 trust = _scale(last.response.float() @ moved, missed)
             return replace(now, response=_fit(moved, missed).to(feature.dtype), response_trust=trust)
 
-    def expected(self, kept: Sequence[Kept], x: Tensor, times: Tensor) -> Tensor:
-        found = super().expected(kept, x, times)
-        if all(row.response is None for row in kept):
-            return found
+    def _along(self, kept: Sequence[Kept], x: Tensor, way: Tensor) -> Tensor:
+        found = super()._along(kept, x, way)
         before, last = (torch.cat([row.x for row in rows]).float() for rows in (_earlier(kept), kept))
-        patches = _patches(x.float() - _on_line(before, last, _way(kept, times)), found).to(found.dtype)
+        patches = _patches(x.float() - _on_line(before, last, way), found).to(found.dtype)
         response = torch.cat([_scaled_response(row, patches.shape[1]) for row in kept])
         with _own_precision(found.device):
             return torch.baddbmm(found.flatten(2), response, patches).view_as(found)
