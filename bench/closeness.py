@@ -35,7 +35,7 @@ from demo.tiny_model import TinyModel
 
 HEADINGS = (
     "sampler", "steps", "guidance", "method", "speed-up SD1.5", "SDXL", "wall", "PSNR dB, mean (worst tenth)",
-    "over fewer", "SSIM, mean", "over fewer",
+    "over fewer (worst tenth), ± standard error", "SSIM, mean", "over fewer",
 )  # fmt: skip
 SAMPLERS = ("Euler", "Euler a", "DPM++ 2M", "DPM++ 2M SDE", "DPM++ SDE", "DDIM", "Heun", "UniPC", "PLMS")
 OWN = ("uniform", "uniform, forecast", "non-uniform", "auto, depth 1", "auto")
@@ -68,6 +68,8 @@ class Point:
     fewer_mean: float
     fewer_worst: float
     fewer_similarity: float
+    gain_error: float
+    """Standard error of the mean of the pictures' own gains in PSNR over fewer steps; nan where it was not kept."""
 
     @property
     def case(self) -> tuple[object, ...]:
@@ -114,7 +116,9 @@ def compare(task: Task, steps: int, intervals: Iterable[int], names: Collection[
 
     def point(method: str, interval: int, parameter: str, parts: rivals.Parts, run: Run, spent: float) -> Point:
         sd15, sdxl = (run.compute(share(network, *parts)) for network in ("SD1.5", "SDXL"))
-        figures = [float(figure) for found in (closeness(run.pictures), at_compute(sd15)) for figure in _figures(found)]
+        cached, fewer = closeness(run.pictures), at_compute(sd15)
+        figures = [float(figure) for found in (cached, fewer) for figure in _figures(found)]
+        figures.append(float((cached - fewer)[0].std()) / task.pictures**0.5)
         case = (task.sampler, steps, task.guidance, task.pictures, method, interval, parameter)
         return Point(*case, total / sd15, total / sdxl, seconds / spent, *figures)
 
@@ -199,7 +203,7 @@ def _cells(p: Point) -> list[str]:
     return [
         p.sampler, f"{p.steps}", f"{p.guidance:g}", f"{p.method}, {p.parameter}",
         f"{p.sd15:.2f}x", f"{p.sdxl:.2f}x", f"{p.wall:.2f}x", f"{p.mean:.1f} ({p.worst:.1f})",
-        f"{p.mean - p.fewer_mean:+.1f} ({p.worst - p.fewer_worst:+.1f})",
+        f"{p.mean - p.fewer_mean:+.1f} ({p.worst - p.fewer_worst:+.1f}) ± {p.gain_error:.1f}",
         f"{p.similarity:.3f}", f"{p.similarity - p.fewer_similarity:+.3f}",
     ]  # fmt: skip
 

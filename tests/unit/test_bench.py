@@ -120,6 +120,7 @@ def test_closeness_compares_every_kind_with_fewer_steps_at_its_compute(name):
         assert 5 < point.worst <= point.mean < 60
         assert 0.3 < point.similarity < 1
         assert point.fewer_worst <= point.fewer_mean != point.mean
+        assert 0 < point.gain_error < 20
 
 
 def test_closeness_compares_rivals_on_the_same_pictures():
@@ -138,6 +139,16 @@ def test_fewer_steps_are_interpolated_between_the_counts_on_either_side():
     two, three = (float(psnr(task.run(count).pictures, reference).mean()) for count in (2, 3))
     point, *_ = closeness.compare(task, 4, [2])
     assert point.fewer_mean == pytest.approx(two + (three - two) * (4 / point.sd15 - 2), abs=1e-4)
+
+
+def test_the_error_of_a_gain_is_that_of_the_pictures_own_gains():
+    task = Task(TinyModel(), "Euler", pictures=2, batch=2, guidance=3.0)
+    reference = task.run(4).pictures
+    point, *_ = closeness.compare(task, 4, [2], ["uniform"])
+    cached = psnr(task.run(4, closeness.own(2, 4)["uniform"]).pictures, reference)
+    two, three = (psnr(task.run(count).pictures, reference) for count in (2, 3))
+    gains = cached - torch.lerp(two, three, 4 / point.sd15 - 2)
+    assert point.gain_error == pytest.approx(abs(float(gains[0] - gains[1])) / 2, rel=1e-3)
 
 
 def test_closeness_writes_one_line_a_case_and_draws_them(tmp_path, monkeypatch, capsys):
