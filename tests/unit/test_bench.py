@@ -9,7 +9,19 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bench import closeness, distribution, fuzz, macs, placement, predictors, quality, report, rivals, speed
+from bench import (
+    closeness,
+    closeness_table,
+    distribution,
+    fuzz,
+    macs,
+    placement,
+    predictors,
+    quality,
+    report,
+    rivals,
+    speed,
+)
 from bench import forecast as bench_forecast
 from bench.networks import Network
 from bench.runs import Task
@@ -163,6 +175,24 @@ def test_closeness_writes_one_line_a_case_and_draws_them(tmp_path, monkeypatch, 
     printed = capsys.readouterr().out
     assert all(f"| {point.method}, N = 2 |" in printed for point in points)
     assert out.stat().st_size > 10_000
+
+
+def test_the_short_table_sets_auto_against_fewer_steps_and_uniform(tmp_path, monkeypatch, capsys):
+    def point(method, pictures, mean):
+        return closeness.Point(
+            "Euler", 20, 3.0, pictures, method, 2, "", 1.8, 1.9, 1.7, mean, 20, 0.9, 30, 19, 0.8, 0.5
+        )
+
+    file = tmp_path / "closeness.csv"
+    report.write_csv([point("auto", 16, 50), point("auto", 128, 40), point("uniform", 128, 31)], file)
+    monkeypatch.setattr(sys, "argv", ["closeness_table", "--csv", str(file)])
+    closeness_table.main()
+    row = "| Euler | 1.80x | 30.0 (19.0) | 31.0 (20.0) | 40.0 (20.0) | **+10.0** ± 0.5 (+1.0) | +9.0 (+0.0) |"
+    assert capsys.readouterr().out.splitlines()[2:] == [row]
+    monkeypatch.setattr(sys, "argv", ["closeness_table", "--csv", str(file), "--pictures", "16"])
+    with pytest.raises(SystemExit):
+        closeness_table.main()
+    assert "has nothing of 20 steps, guidance 3 and 16 pictures" in capsys.readouterr().err
 
 
 def test_the_same_picture_has_similarity_one():
