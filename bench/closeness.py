@@ -25,7 +25,7 @@ from skimage.metrics import structural_similarity
 from torch import Tensor
 
 from bench import rivals
-from bench.report import read_csv, row, save_figure, table, write_csv, written_on
+from bench.report import read_csv, row, save_figure, table, worst_tenth, write_csv, written_on
 from bench.runs import ALL_SAMPLERS, Run, Task
 from bench.walk import share
 from deepcache_ext import Settings
@@ -117,7 +117,7 @@ def compare(task: Task, steps: int, intervals: Iterable[int], names: Collection[
     def point(method: str, interval: int, parameter: str, parts: rivals.Parts, run: Run, spent: float) -> Point:
         sd15, sdxl = (run.compute(share(network, *parts)) for network in ("SD1.5", "SDXL"))
         cached, fewer = closeness(run.pictures), at_compute(sd15)
-        figures = [float(figure) for found in (cached, fewer) for figure in _figures(found)]
+        figures = [*_figures(cached), *_figures(fewer)]
         figures.append(float((cached - fewer)[0].std()) / task.pictures**0.5)
         case = (task.sampler, steps, task.guidance, task.pictures, method, interval, parameter)
         return Point(*case, total / sd15, total / sdxl, seconds / spent, *figures)
@@ -186,12 +186,11 @@ def draw(points: list[Point], out: Path) -> None:
     save_figure(out, *(functools.partial(plot, sampler=sampler) for sampler in samplers), columns=3)
 
 
-def _figures(found: Tensor) -> Iterator[Tensor]:
-    """Yield the mean PSNR, that of the worst tenth, and the mean similarity, of shape (2, pictures)."""
-    tenth = max(1, found.shape[1] // 10)
-    yield found[0].mean()
-    yield found[0].sort().values[:tenth].mean()
-    yield found[1].mean()
+def _figures(found: Tensor) -> Iterator[float]:
+    """Yield the mean PSNR, that of the worst tenth, and the mean similarity, of what is of shape (2, pictures)."""
+    yield float(found[0].mean())
+    yield worst_tenth(found[0])
+    yield float(found[1].mean())
 
 
 def _timed(work: Callable[[], T]) -> tuple[T, float]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import itertools
 
-from bench.report import row, table, written_on
+from bench.report import mean_and_worst, row, table, written_on
 from bench.runs import ALL_SAMPLERS, Task
 from bench.walk import share
 from deepcache_ext import Settings
@@ -32,9 +32,7 @@ def closeness(task: Task, steps: int, speed_ups: list[float], growths: list[floa
     for speed_up, growth in itertools.product(speed_ups, growths):
         full = placed(total, full_evaluations(total, speed_up, share(COST_MODEL, depth, depth)), growth)
         run = task.run(steps, Settings(schedule="list", steps=full, depth=depth))
-        decibels = psnr(run.pictures, reference).sort().values
-        worst = decibels[: max(1, len(decibels) // 10)].mean()
-        found[speed_up, growth] = f"{decibels.mean():.1f} ({worst:.1f})"
+        found[speed_up, growth] = mean_and_worst(psnr(run.pictures, reference))
     return found
 
 

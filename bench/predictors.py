@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from bench.candidates import Chebyshev, Polynomial
-from bench.report import row, table, written_on
+from bench.report import mean_and_worst, row, table, written_on
 from bench.runs import ALL_SAMPLERS, Task
 from bench.walk import Walk
 from deepcache_ext import NoiseLevels, Settings
@@ -104,9 +104,7 @@ def pictures(model: TinyModel, sampler: str, steps: int, count: int, guidance: f
     for name, predictor in predictors().items():
         for speed_up in SPEED_UPS:
             run = task.run(steps, Settings(schedule="auto", speed_up=speed_up), predictor=predictor)
-            decibels = psnr(run.pictures, reference).sort().values
-            worst = decibels[: max(1, count // 10)].mean()
-            found.setdefault(name, {})[speed_up] = f"{decibels.mean():.1f} ({worst:.1f})"
+            found.setdefault(name, {})[speed_up] = mean_and_worst(psnr(run.pictures, reference))
     return found
 
 

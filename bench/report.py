@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import matplotlib as mpl
 import torch
+from torch import Tensor
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
@@ -46,6 +47,16 @@ def processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def worst_tenth(decibels: Tensor) -> float:
+    """Return the mean of the lowest tenth of `decibels`, of shape (pictures,), of one at least."""
+    return float(decibels.sort().values[: max(1, len(decibels) // 10)].mean())
+
+
+def mean_and_worst(decibels: Tensor) -> str:
+    """Return the mean of `decibels`, of shape (pictures,), and in brackets that of the worst tenth."""
+    return f"{decibels.mean():.1f} ({worst_tenth(decibels):.1f})"
 
 
 def read_csv(kind: type[Result], file: Path) -> list[Result]:

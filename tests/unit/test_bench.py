@@ -17,6 +17,7 @@ from bench import (
     macs,
     placement,
     predictors,
+    presets,
     quality,
     report,
     rivals,
@@ -264,6 +265,23 @@ def test_placement_compares_growths_with_the_uncached_pictures():
     assert list(found) == [(1.0, 1.0), (1.0, 4.0), (2.0, 1.0), (2.0, 4.0)]
     assert found[1.0, 4.0] == "99.0 (99.0)"
     assert 10 < float(found[2.0, 4.0].split()[0]) < 60
+
+
+def test_presets_are_compared_with_the_steps_that_cost_as_much():
+    task = Task(TinyModel(), "Euler", pictures=2, batch=2, guidance=3.0)
+    found = [*presets.compare(task, 10)]
+    assert [cells[:3] + cells[4:5] for cells in found] == [
+        ["Euler", "Quality", "1.43x", "7, 1.43x"],
+        ["Euler", "Balanced", "1.99x", "5, 2.00x"],
+        ["Euler", "Fast", "3.31x", "3, 3.33x"],
+    ]
+    assert all(cells[6].startswith("+") for cells in found)
+
+
+def test_the_worst_tenth_is_one_picture_at_least():
+    assert report.worst_tenth(torch.tensor([3.0, 1.0, 2.0])) == 1
+    assert report.worst_tenth(torch.arange(20.0).flip(0)) == 0.5
+    assert report.mean_and_worst(torch.arange(20.0)) == "9.5 (0.5)"
 
 
 def test_a_reuse_costs_what_the_reference_implementations_costs():
