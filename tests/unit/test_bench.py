@@ -272,8 +272,8 @@ def test_presets_are_compared_with_the_steps_that_cost_as_much():
     found = [*presets.compare(task, 10)]
     assert [cells[:3] + cells[4:5] for cells in found] == [
         ["Euler", "Quality", "1.43x", "7, 1.43x"],
-        ["Euler", "Balanced", "1.99x", "5, 2.00x"],
-        ["Euler", "Fast", "3.31x", "3, 3.33x"],
+        ["Euler", "Balanced", "2.00x", "5, 2.00x"],
+        ["Euler", "Fast", "3.33x", "3, 3.33x"],
     ]
     assert all(cells[6].startswith("+") for cells in found)
 
