@@ -149,7 +149,8 @@ class Schedule:
         for group in (deciding, others):
             left = count - len(chosen.difference(group))
             if group and left > 0:
-                chosen.update(group[position] for position in placed(len(group), left))
+                ends_run = group[-1] == total - 1
+                chosen.update(group[position] for position in placed(len(group), left, spare_last=ends_run))
         return tuple(sorted(chosen))
 
     def _reuses(self, index: int) -> bool:

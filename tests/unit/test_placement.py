@@ -39,6 +39,8 @@ def test_the_first_and_as_many_as_asked_for_in_gaps_that_never_shrink(total, dat
         (20, 8, (0, 2, 4, 6, 8, 11, 14, 18)),
         (20, 10, (0, 1, 2, 3, 4, 6, 8, 11, 14, 18)),
         (20, 11, (0, 1, 2, 3, 4, 5, 7, 9, 12, 15, 18)),
+        (20, 13, (0, 1, 2, 3, 4, 5, 6, 7, 9, 11, 13, 15, 18)),
+        (20, 19, tuple(range(19))),
         (20, 2, (0, 13)),
         (20, 1, (0,)),
         (3, 3, (0, 1, 2)),
@@ -46,6 +48,19 @@ def test_the_first_and_as_many_as_asked_for_in_gaps_that_never_shrink(total, dat
 )
 def test_where_they_are(total, count, expected):
     assert placed(total, count) == expected
+
+
+@given(st.integers(2, 120), st.data())
+def test_the_last_evaluation_is_full_only_if_all_are(total, data):
+    count = data.draw(st.integers(1, total - 1))
+    assert placed(total, count)[-1] < total - 1
+    assert placed(total, total)[-1] == total - 1
+
+
+@pytest.mark.parametrize(("stages", "total"), [(1, 20), (2, 39)])
+def test_auto_reuses_the_last_evaluation_of_a_run_and_not_that_of_a_group(stages, total):
+    found = full(Schedule(Settings(schedule="auto", speed_up=1.4, depth=0), total, stages))
+    assert found[-1] == total - 2
 
 
 def test_without_growth_they_are_even():
