@@ -25,7 +25,7 @@ from skimage.metrics import structural_similarity
 from torch import Tensor
 
 from bench import rivals
-from bench.report import read_csv, row, save_figure, table, worst_tenth, write_csv, written_on
+from bench.report import read_csv, row, save_figure, standard_error, table, worst_tenth, write_csv, written_on
 from bench.runs import ALL_SAMPLERS, Run, Task
 from bench.walk import share
 from deepcache_ext import Settings
@@ -117,8 +117,7 @@ def compare(task: Task, steps: int, intervals: Iterable[int], names: Collection[
     def point(method: str, interval: int, parameter: str, parts: rivals.Parts, run: Run, spent: float) -> Point:
         sd15, sdxl = (run.compute(share(network, *parts)) for network in ("SD1.5", "SDXL"))
         cached, fewer = closeness(run.pictures), at_compute(sd15)
-        figures = [*_figures(cached), *_figures(fewer)]
-        figures.append(float((cached - fewer)[0].std()) / task.pictures**0.5)
+        figures = [*_figures(cached), *_figures(fewer), standard_error((cached - fewer)[0])]
         case = (task.sampler, steps, task.guidance, task.pictures, method, interval, parameter)
         return Point(*case, total / sd15, total / sdxl, seconds / spent, *figures)
 

@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Iterator
 
 from bench.closeness import SAMPLERS
-from bench.report import mean_and_worst, row, table, written_on
+from bench.report import mean_and_worst, row, standard_error, table, written_on
 from bench.runs import ALL_SAMPLERS, Task
 from bench.walk import share
 from deepcache_ext import Settings
@@ -36,7 +36,7 @@ def compare(task: Task, steps: int) -> Iterator[list[str]]:
         cached = psnr(run.pictures, reference)
         without = psnr(task.run(fewer).pictures, reference)
         gains = cached - without
-        gain = f"{float(gains.mean()):+.1f} ± {float(gains.std()) / task.pictures**0.5:.1f}"
+        gain = f"{gains.mean():+.1f} ± {standard_error(gains):.1f}"
         speed_up, as_fast = (f"{total / cost:.2f}x" for cost in (compute, sampler.evaluations(fewer)))
         yield [
             task.sampler,

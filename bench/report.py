@@ -59,6 +59,12 @@ def mean_and_worst(decibels: Tensor) -> str:
     return f"{decibels.mean():.1f} ({worst_tenth(decibels):.1f})"
 
 
+def standard_error(values: Tensor) -> float:
+    """Return that of the mean of `values`, of shape (pictures,); nan for a single one."""
+    error: Tensor = values.std() / len(values) ** 0.5
+    return float(error)
+
+
 def read_csv(kind: type[Result], file: Path) -> list[Result]:
     """Return what `write_csv` wrote of results of class `kind`."""
     types = {field.name: {"str": str, "int": int, "float": float}[str(field.type)] for field in fields(kind)}  # type: ignore[arg-type]
