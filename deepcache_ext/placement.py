@@ -56,7 +56,7 @@ def placed(total: int, count: int, growth: float = GROWTH, *, spare_last: bool =
 
 
 def _gaps(shape: Gaps, shortest: float, length: float, tail: float) -> Gaps:
-    """Return gaps in the proportions of `shape`, none below `shortest`, that fill `length` with `tail` times the last."""
+    """Return gaps in the proportions of `shape`, none below `shortest`, that with `tail` of the last fill `length`."""
     low, high = 0.0, length
     for _ in range(_HALVINGS):
         scale = (low + high) / 2
