@@ -2,7 +2,8 @@
 
 Along a run without added noise features move along smooth curves, so the next one lies about where the line through
 the last two refreshes leads (TaylorSeer, arXiv 2503.06923, order 1; here in the U-Net's own timestep). Noise that a
-sampler adds moves the input off any line, and the feature with it; but the U-Net's input is known on a reuse too. So
+sampler adds moves the input off any line, and the feature with it; so does a step that is made twice, whose second
+stage replaces the input at a timestep that was evaluated before. But the U-Net's input is known on a reuse too. So
 the part of a feature's change that the line misses is predicted as a convolution over the part of the input's change
 that the line misses, fitted by least squares at each refresh to what that refresh has just shown. This second part
 has no source that we know of.

@@ -48,9 +48,9 @@ class SamplingPass:
     """Caches the deep features of one U-Net for the length of one sampling run.
 
     `model` is the U-Net or a module that contains it, `total` the number of evaluations that the sampler will make,
-    None if unknown, and `stages`, 1 or 2, how many it makes in a step. `noisy` says that the sampler adds noise between
-    evaluations (ancestral, SDE), which the forecast of a feature then follows; with two stages as well features are
-    held, since a step's first evaluation is near the last step's second. The output of a reuse is then also drawn
+    None if unknown, and `stages`, 1 or 2, how many it makes in a step; `noisy` says that the sampler adds noise between
+    evaluations (ancestral, SDE). Either of the two moves the input off its line, and the forecast of a feature then
+    follows it; where a sampler does both, features are held. With added noise the output of a reuse is also drawn
     towards the last refresh's denoised picture, if `levels` tell what timesteps and outputs mean. `reuse`, the cost of
     a reuse as a part of a full evaluation, is for the schedule "auto"; without it, about SD1's. `predictor` says what a
     kept feature has become, in the place of the one that the settings and the sampler would have. `view` picks what a
@@ -112,9 +112,10 @@ class SamplingPass:
     def _usual_predictor(self) -> Predictor:
         if self.settings.forecast == "off":
             return Held()
-        if not self._noisy:
-            return Line()
-        return LineAndResponse() if self.schedule.stages == 1 else Held()
+        two_stages = self.schedule.stages == 2
+        if self._noisy and two_stages:
+            return Held()
+        return LineAndResponse() if self._noisy or two_stages else Line()
 
     def _start_clock(self) -> None:
         self.statistics = Statistics()

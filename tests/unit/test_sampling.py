@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from deepcache_ext import Action, SamplingPass, Settings
+from deepcache_ext.forecast import Held, Line, LineAndResponse
 from demo.k_diffusion_parts import sampling
 from demo.samplers import SAMPLERS
 from demo.tiny_model import TinyModel
@@ -206,16 +207,26 @@ def test_the_evaluation_after_one_that_began_a_second_call_refreshes():
 
 
 @pytest.mark.parametrize(
-    ("noisy", "stages", "refreshes"), [(False, 1, 2), (False, 2, 2), (True, 1, 2), (True, 2, 1)], ids=str
+    ("noisy", "stages", "usual"),
+    [(False, 1, Line), (False, 2, LineAndResponse), (True, 1, LineAndResponse), (True, 2, Held)],
+    ids=["one stage", "two stages", "noise", "noise and two stages"],
 )
-def test_two_stages_with_added_noise_hold_the_last_feature(noisy, stages, refreshes):
-    unet = TaggedUNet()
-    settings = Settings(schedule="list", steps=(0, 1))
-    with SamplingPass(unet, settings, 3, noisy=noisy, stages=stages) as run:
-        for _ in range(2):
-            run.start_evaluation()
-            unet(torch.zeros(1, 2, 4, 4))
-        assert run.kept_bytes == refreshes * 2 * 4 * 4 * 4
+def test_what_a_feature_has_become_depends_on_what_moves_the_input(model, noisy, stages, usual):
+    def outputs(predictor):
+        found = []
+        settings = Settings(schedule="list", steps=(0, 1, 2))
+        with SamplingPass(model.unet, settings, 5, noisy=noisy, stages=stages, predictor=predictor) as run:
+            for step in range(5):
+                run.start_evaluation()
+                with torch.no_grad():
+                    x, times = model.noise(1, seed=step), torch.full((1,), 900 - 100 * step)
+                    found.append(model.unet(x, times, context=model.context(model.prompts(1))))
+        return torch.cat(found)
+
+    found = outputs(None)
+    assert [torch.equal(outputs(other()), found) for other in (Held, Line, LineAndResponse)] == [
+        other is usual for other in (Held, Line, LineAndResponse)
+    ]
 
 
 def test_a_removed_pass_holds_no_tensor():
