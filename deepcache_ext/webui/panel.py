@@ -14,7 +14,7 @@ from deepcache_ext.unet import check_for_unet
 from deepcache_ext.webui import host, plan
 from deepcache_ext.webui.options import CONTROLS, SCHEDULES, Control, Flag, Options, given, resolved, written
 from deepcache_ext.webui.passes import Controller, JobReport
-from deepcache_ext.webui.presets import CUSTOM, PRESETS, Family, too_few
+from deepcache_ext.webui.presets import BALANCED, CUSTOM, PRESETS, Family, too_few
 
 HOST_COMPONENTS = {
     "txt2img_steps": "steps",
@@ -88,6 +88,8 @@ class Panel:
         components["enabled"].change(_preset_values, [preset, *sets], sets, **quick)
         for component in sets:
             component.input(lambda: CUSTOM, None, preset, **quick)
+        schedule, depth = components["schedule"], components["depth"]
+        schedule.input(_depth_with, [schedule, depth], depth, **quick)
         chosen = [components["schedule"], components["hires"]]
         dependent = [components[name] for name in _DEPENDENT]
         for component in chosen:
@@ -190,6 +192,14 @@ def _preset_values(preset: str, schedule: str, speed_up: float, depth: int) -> l
         schedule, speed_up, depth = (PRESETS[preset][family][name] for name in _SETS)
     most = plan.depths(family)
     return [gr.update(value=schedule), gr.update(value=speed_up), gr.update(value=min(depth, most), maximum=most)]
+
+
+def _depth_with(schedule: str, depth: int) -> int:
+    """Return the depth that goes with a schedule: the presets' or the default, unless `depth` is neither of them."""
+    preset, usual = PRESETS[BALANCED][host.loaded().family], int(CONTROLS["depth"].default)
+    if depth not in {preset["depth"], usual}:
+        return depth
+    return int(preset["depth"]) if schedule == preset["schedule"] else usual
 
 
 def _is_visible(name: str, schedule: str, hires: str) -> bool:

@@ -97,6 +97,27 @@ def test_choosing_a_preset_sets_the_controls_and_a_control_makes_it_custom(page)
     assert arguments == dict(zip(CONTROLS, DEFAULTS, strict=True)) | changed
 
 
+def test_the_depth_of_a_preset_goes_with_its_schedule_and_an_own_one_stays(page):
+    def wait_for_depth(depth):
+        page.wait_for_function(f"document.querySelector('{ident('depth')} input[type=number]').value == '{depth}'")
+
+    def choose(schedule):
+        page.click(f"{ident('schedule')} label:has(input[value='{schedule}'])")
+
+    enable(page)
+    wait_for_depth(0)
+    choose("uniform")
+    wait_for_depth(1)
+    choose("auto")
+    wait_for_depth(0)
+    page.fill(ident("depth") + " input[type=number]", "3")
+    page.press(ident("depth") + " input[type=number]", "Tab")
+    choose("uniform")
+    wait_for_plan(page, "of 20 evaluations in full")
+    page.wait_for_timeout(700)
+    wait_for_depth(3)
+
+
 def test_only_what_the_schedule_needs_is_visible(page):
     enable(page)
     wanted = {
