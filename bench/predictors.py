@@ -1,7 +1,7 @@
 """What is the best guess of a deep feature that is not computed?
 
-Along uncached runs of the demo's trained model every second evaluation counts as a refresh, and each one in between is
-guessed from the refreshes before it. The first table has the error of the guided noise prediction that a reuse would
+Along uncached runs of the demo's trained model every second evaluation counts as a refresh, with two stages in a step
+the second ones, and each one in between is guessed from the refreshes before it. The first table has the error of the guided noise prediction that a reuse would
 then make, relative to the true one: mean over pictures and evaluations. It says nothing about what errors do to later
 ones; the second table does: PSNR in dB to the uncached picture, mean (worst tenth), of the schedule "auto" with each
 predictor.
@@ -29,13 +29,13 @@ from demo.tiny_model import UNCONDITIONAL, TinyModel
 
 FIRST = 6
 """The first evaluation that is guessed: enough refreshes lie before it for every guess."""
-LINE = "line, checked (ours without noise)"
-RESPONSE = "line and response, checked"
-DRAWN = "the same, drawn to the denoised picture held (ours with noise)"
+LINE = "line, checked (ours with one stage and no noise)"
+RESPONSE = "line and response, checked (ours with two stages and no noise)"
+DRAWN = "the same, drawn to the denoised picture held (ours with one stage and noise)"
 DENOISED = "the denoised picture held"
 GUIDANCE = "line, checked, with the last refresh's guidance"
 OUTPUT = "the output itself, line"
-SAMPLERS = ("Euler", "DPM++ 2M", "Euler a", "DPM++ 2M SDE")
+SAMPLERS = ("Euler", "DPM++ 2M", "Heun", "Euler a", "DPM++ 2M SDE")
 SPEED_UPS = (1.85, 2.5)
 
 
@@ -115,8 +115,8 @@ def errors(model: TinyModel, sampler: str, steps: int, pictures: int, guidance: 
     context = model.context([*model.prompts(pictures), *[UNCONDITIONAL] * pictures])
     levels = NoiseLevels(model.alphas_cumprod)
     found: dict[str, list[float]] = {}
-    for now in run[FIRST + 1 :: 2]:
-        refreshes = run[: now.index : 2]
+    for now in run[FIRST + ALL_SAMPLERS[sampler].order :: 2]:
+        refreshes = run[(now.index + 1) % 2 : now.index : 2]
         outputs = {
             name: _reuse(model.unet, now, context, predicted(predictor, refreshes, now))
             for name, predictor in predictors().items()

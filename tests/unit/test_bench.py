@@ -212,9 +212,7 @@ def evaluations(feature, count=8):
     ]
 
 
-@pytest.mark.parametrize(
-    ("name", "degree"), [("held", 0), ("line", 1), ("parabola", 2), ("line, checked (ours without noise)", 1)]
-)
+@pytest.mark.parametrize(("name", "degree"), [("held", 0), ("line", 1), ("parabola", 2), (predictors.LINE, 1)])
 def test_a_guess_is_exact_up_to_its_degree_and_no_further(name, degree):
     predictor = predictors.predictors()[name]
     for power in (degree, degree + 1):
@@ -223,8 +221,9 @@ def test_a_guess_is_exact_up_to_its_degree_and_no_further(name, degree):
         assert (wrong < 1e-4) == (power == degree)
 
 
-def test_every_guess_is_tried_on_the_trained_model():
-    found = predictors.errors(TinyModel(), "Euler a", steps=10, pictures=2, guidance=3.0)
+@pytest.mark.parametrize("sampler", ["Euler a", "Heun"])
+def test_every_guess_is_tried_on_the_trained_model(sampler):
+    found = predictors.errors(TinyModel(), sampler, steps=10, pictures=2, guidance=3.0)
     others = [predictors.DRAWN, predictors.DENOISED, predictors.GUIDANCE, predictors.OUTPUT]
     assert list(found) == [*predictors.predictors(), *others]
     assert found[predictors.RESPONSE] < 0.7 * found["held"]
