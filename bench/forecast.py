@@ -20,17 +20,22 @@ from deepcache_ext import NoiseLevels, SamplingPass, Settings
 from deepcache_ext.store import RowStore
 
 HEADINGS = ("network", "sampler", "depth", "of a refresh", "of a reuse", "on a reuse, of a refresh")
-CASES = ((False, 0), (False, 1), (True, 1))
-"""Whether the sampler adds noise, and the depth."""
+CASES = (
+    ("adds none", 1, False, 0), ("adds none", 1, False, 1),
+    ("adds none, two stages", 2, False, 0), ("adds none, two stages", 2, False, 1),
+    ("adds noise", 1, True, 1),
+)  # fmt: skip
+"""The sampler in words, its stages, whether it adds noise, and the depth."""
 OWN = {"refresh": ("keep",), "reuse": ("take", "drawn")}
 """The store's methods at a refresh and at a reuse."""
 LEVELS = NoiseLevels(torch.linspace(0.999, 0.005, 1000))
 EVALUATIONS = 6
 """Of which every second reuses; the first two refreshes forecast less than the others and aren't counted."""
+REFRESHES = tuple(range(0, EVALUATIONS, 2))
 
 
 def parts(
-    call: Callable[[int], None], unet: Any, clock: Clock, *, noisy: bool, depth: int, repeats: int
+    call: Callable[[int], None], unet: Any, clock: Clock, *, stages: int, noisy: bool, depth: int, repeats: int
 ) -> tuple[float, float, float]:
     """Return which part of a refresh the forecast takes, of a reuse, and its time on a reuse as a part of a refresh.
 
@@ -41,8 +46,8 @@ def parts(
     for _ in range(repeats):
         spent: dict[str, float] = {}
         for forecast in ("off", "on"):
-            settings = Settings(interval=2, forecast=forecast, depth=depth)
-            with SamplingPass(unet, settings, EVALUATIONS, noisy=noisy, levels=LEVELS) as run:
+            settings = Settings(schedule="list", steps=REFRESHES, forecast=forecast, depth=depth)
+            with SamplingPass(unet, settings, EVALUATIONS, stages=stages, noisy=noisy, levels=LEVELS) as run:
                 for index in range(EVALUATIONS):
                     run.start_evaluation()
                     kind = "reuse" if index % 2 else "refresh"
@@ -83,9 +88,9 @@ def main() -> None:
             moved = {"x": inputs["x"] + 0.01 * index, "timesteps": inputs["timesteps"] * 0 + 900 - 50 * index}
             unet(**(inputs | moved))
 
-        for noisy, depth in CASES:
-            found = parts(call, unet, Clock(options.device), noisy=noisy, depth=depth, repeats=options.repeats)
-            kind = "adds noise" if noisy else "adds none"
+        for kind, stages, noisy, depth in CASES:
+            clock = Clock(options.device)
+            found = parts(call, unet, clock, stages=stages, noisy=noisy, depth=depth, repeats=options.repeats)
             print(row([name, kind, str(depth), *(f"{100 * part:.2f} %" for part in found)]), flush=True)
 
 

@@ -1,10 +1,10 @@
 """What is the best guess of a deep feature that is not computed?
 
 Along uncached runs of the demo's trained model every second evaluation counts as a refresh, with two stages in a step
-the second ones, and each one in between is guessed from the refreshes before it. The first table has the error of the guided noise prediction that a reuse would
-then make, relative to the true one: mean over pictures and evaluations. It says nothing about what errors do to later
-ones; the second table does: PSNR in dB to the uncached picture, mean (worst tenth), of the schedule "auto" with each
-predictor.
+the second ones, and each one in between is guessed from the refreshes before it. The first table has the error of the
+guided noise prediction that a reuse would then make, relative to the true one: mean over pictures and evaluations. It
+says nothing about what errors do to later ones; the second table does: PSNR in dB to the uncached picture, mean (worst
+tenth), of the schedule "auto" with each predictor.
 """
 
 from __future__ import annotations

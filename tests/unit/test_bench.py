@@ -252,9 +252,10 @@ def test_a_predictor_of_ones_own_sees_every_row_and_is_asked_for_every_reuse():
     assert torch.equal(own.pictures, task.run(6, Settings(interval=2, forecast="off")).pictures)
 
 
-def test_the_forecasts_own_time_is_a_part_of_the_call():
+@pytest.mark.parametrize(("stages", "noisy"), [(1, True), (2, False)], ids=["noise", "two stages"])
+def test_the_forecasts_own_time_is_a_part_of_the_call(stages, noisy):
     case = Case("SD1.5")
-    found = bench_forecast.parts(case.call, case.unet, Clock("cpu"), noisy=True, depth=1, repeats=3)
+    found = bench_forecast.parts(case.call, case.unet, Clock("cpu"), stages=stages, noisy=noisy, depth=1, repeats=3)
     assert all(0 < part < 1 for part in found)
 
 
