@@ -1,12 +1,12 @@
 """What a kept feature has become since it was computed: on along a line in time, and with the input.
 
-Along a run without added noise features move along smooth curves, so the next one lies about where the line through
-the last two refreshes leads (TaylorSeer, arXiv 2503.06923, order 1; here in the U-Net's own timestep). Noise that a
-sampler adds moves the input off any line, and the feature with it; so does a step that is made twice, whose second
-stage replaces the input at a timestep that was evaluated before. But the U-Net's input is known on a reuse too. So
-the part of a feature's change that the line misses is predicted as a convolution over the part of the input's change
-that the line misses, fitted by least squares at each refresh to what that refresh has just shown. This second part
-has no source that we know of.
+Along a run without added noise features move along smooth curves, so the next one lies about where the line through the
+last two refreshes leads (TaylorSeer, arXiv 2503.06923, order 1; here in the U-Net's own timestep). Noise that a sampler
+adds moves the input off any line, and the feature with it; so does a sampler with two stages, which evaluates the end
+of a step and then the start of the next one at about the same timestep, but of another input. But the U-Net's input is
+known on a reuse too. So the part of a feature's change that the line misses is predicted as a convolution over the part
+of the input's change that the line misses, fitted by least squares at each refresh to what that refresh has just shown.
+This second part has no source that we know of.
 
 Both parts are scaled by what would have been best at the last refresh, from 0 to 1. Everything stays on the features'
 device, is done row by row, and nothing waits for it.
