@@ -1,10 +1,11 @@
 """Random passes with whatever a host may do to them: does every row get its own, fresh feature?
 
-A small U-Net carries in every output value from which row and which evaluation its deep part came. Each run draws
-settings, a sampler's length and stages, the view, sizes, splits of the rows into calls, rows left out, changes of
-layout, size, dtype and weights in mid-run, an exception inside a block, and checks:
-no exception of ours, no row with another row's feature, none from before the last refresh or from another size or
-layout, interval 1 and everything that is not a reuse from the evaluation itself, and nothing left behind.
+A small U-Net carries in every output value from which row and which evaluation its deep part came, and is told no
+timesteps, so that a line leads nowhere and a reuse has the very feature that was kept. Each run draws settings, a
+sampler's length and stages, the view, sizes, splits of the rows into calls, rows left out, changes of layout, size,
+dtype and weights in mid-run, an exception inside a block, and checks: no exception of ours, no row with another row's
+feature, none from before the last refresh or from another size or layout, interval 1 and everything that is not a reuse
+from the evaluation itself, and nothing left behind.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 import torch
 
 from deepcache_ext import Action, SamplingPass, Settings
+from deepcache_ext.forecast import Line
 from tests.unit.unets import TaggedUNet, state_of
 
 
@@ -63,7 +65,8 @@ class Run:
         total = draw.choice([None, draw.randint(1, 30)])
         view: Any = draw.choice(["auto", "full-length"])
         stages = draw.choice([1, 1, 2])
-        with SamplingPass(self.unet, self.settings, total, stages=stages, view=view) as cached:
+        predictor = Line() if self.settings.forecast == "on" else None
+        with SamplingPass(self.unet, self.settings, total, stages=stages, predictor=predictor, view=view) as cached:
             for evaluation in range(total or draw.randint(1, 30)):
                 raises = self._event(cached, evaluation)
                 rows = self.conds if draw.random() < 0.2 else self.conds + draw.choice([1, 1, 2])
