@@ -49,8 +49,8 @@ class SamplingPass:
 
     `model` is the U-Net or a module that contains it, `total` the number of evaluations that the sampler will make,
     None if unknown, and `stages`, 1 or 2, how many it makes in a step; `noisy` says that the sampler adds noise between
-    evaluations (ancestral, SDE). Either of the two moves the input off its line, and the forecast of a feature then
-    follows it; where a sampler does both, features are held. With added noise the output of a reuse is also drawn
+    evaluations (ancestral, SDE). Two stages move the input off its line and so does noise; the forecast of a feature
+    then follows the input, but with both of them features are held. With noise the output of a reuse is also drawn
     towards the last refresh's denoised picture, if `levels` tell what timesteps and outputs mean. `reuse`, the cost of
     a reuse as a part of a full evaluation, is for the schedule "auto"; without it, about SD1's. `predictor` says what a
     kept feature has become, in the place of the one that the settings and the sampler would have. `view` picks what a
