@@ -1,4 +1,4 @@
-"""DDIM, PLMS and UniPC from diffusers, driving the demo's model."""
+"""DDIM, PLMS and UniPC from diffusers, driving the small networks."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from diffusers import DDIMScheduler, PNDMScheduler, UniPCMultistepScheduler
 from torch import Tensor
 
+from deepcache_ext import SamplerKind
 from demo.samplers import Wrap
 from demo.tiny_model import Prompt, TinyModel
 
@@ -19,9 +20,8 @@ class DiffusersSampler:
     """One of diffusers' schedulers with `demo.samplers.Sampler`'s interface."""
 
     scheduler: Callable[..., Any]
+    kind: SamplerKind = SamplerKind()
     extra_evaluations: int = 0
-    order: int = 1
-    noisy: bool = False
 
     def evaluations(self, steps: int) -> int:
         """Return how many denoiser calls `steps` steps make."""
@@ -38,7 +38,7 @@ class DiffusersSampler:
         seed: int = 1,
         wrap: Wrap = lambda denoiser: denoiser,
     ) -> Tensor:
-        """Return one picture per prompt, RGB from 0 to 1, of shape (prompts, 3, 32, 32)."""
+        """Return one picture per prompt, RGB from 0 to 1, of shape (prompts, 3, height, width)."""
         betas = 1 - model.alphas_cumprod / torch.cat([torch.ones(1), model.alphas_cumprod[:-1]])
         scheduler = self.scheduler(trained_betas=betas.numpy(), num_train_timesteps=len(betas), steps_offset=1)
         scheduler.set_timesteps(steps)
@@ -64,6 +64,6 @@ def _unipc(**options: Any) -> Any:
 
 DIFFUSERS_SAMPLERS = {
     "DDIM": DiffusersSampler(_ddim),
-    "PLMS": DiffusersSampler(_plms, extra_evaluations=1),
-    "UniPC": DiffusersSampler(_unipc),
+    "PLMS": DiffusersSampler(_plms, SamplerKind(multistep=True), extra_evaluations=1),
+    "UniPC": DiffusersSampler(_unipc, SamplerKind(multistep=True)),
 }

@@ -16,7 +16,7 @@ import torch
 from bench.networks import NETWORKS, in_precision, use_sdp_attention
 from bench.report import row, table, written_on
 from bench.timing import Clock, Samples
-from deepcache_ext import NoiseLevels, SamplingPass, Settings
+from deepcache_ext import NoiseLevels, SamplerKind, SamplingPass, Settings
 from deepcache_ext.store import RowStore
 
 HEADINGS = ("network", "sampler", "depth", "of a refresh", "of a reuse", "on a reuse, of a refresh")
@@ -47,7 +47,7 @@ def parts(
         spent: dict[str, float] = {}
         for forecast in ("off", "on"):
             settings = Settings(schedule="list", steps=REFRESHES, forecast=forecast, depth=depth)
-            with SamplingPass(unet, settings, EVALUATIONS, stages=stages, noisy=noisy, levels=LEVELS) as run:
+            with SamplingPass(unet, settings, EVALUATIONS, sampler=SamplerKind(stages, noisy), levels=LEVELS) as run:
                 for index in range(EVALUATIONS):
                     run.start_evaluation()
                     kind = "reuse" if index % 2 else "refresh"

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from deepcache_ext import Action, SamplingPass, Settings
+from deepcache_ext import Action, SamplerKind, SamplingPass, Settings
 from deepcache_ext.forecast import Line
 from tests.unit.unets import TaggedUNet, state_of
 
@@ -66,7 +66,9 @@ class Run:
         view: Any = draw.choice(["auto", "full-length"])
         stages = draw.choice([1, 1, 2])
         predictor = Line() if self.settings.forecast == "on" else None
-        with SamplingPass(self.unet, self.settings, total, stages=stages, predictor=predictor, view=view) as cached:
+        with SamplingPass(
+            self.unet, self.settings, total, sampler=SamplerKind(stages=stages), predictor=predictor, view=view
+        ) as cached:
             for evaluation in range(total or draw.randint(1, 30)):
                 raises = self._event(cached, evaluation)
                 rows = self.conds if draw.random() < 0.2 else self.conds + draw.choice([1, 1, 2])

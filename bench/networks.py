@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import logging
 from collections.abc import Iterator
@@ -13,14 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-with contextlib.redirect_stdout(io.StringIO()):  # both packages announce at import that xformers is missing
-    logging.getLogger("imaginairy").setLevel(logging.ERROR)
-    import ldm.modules.attention as ldm_attention
-    import ldm.modules.diffusionmodules.openaimodel as ldm_unet
-    from imaginairy.modules.sgm import attention as sgm_attention
-    from imaginairy.modules.sgm.diffusionmodules import openaimodel as sgm_unet
+from demo import unet_packages
 
-sgm_unet.SpatialTransformer = sgm_attention.SpatialTransformer  # the package's own sgm takes ldm's otherwise
+ldm_unet, sgm_unet = unet_packages.ldm(), unet_packages.sgm()
 
 
 @dataclass(frozen=True)
@@ -109,7 +105,7 @@ def use_sdp_attention() -> None:
         result: Tensor = self.to_out(out.transpose(1, 2).flatten(2))
         return result
 
-    ldm_attention.CrossAttention.forward = forward
+    importlib.import_module("ldm.modules.attention").CrossAttention.forward = forward
 
 
 @contextmanager

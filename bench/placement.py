@@ -14,12 +14,12 @@ from bench.report import mean_and_worst, row, table, written_on
 from bench.runs import ALL_SAMPLERS, Task
 from bench.walk import share
 from deepcache_ext import Settings
-from deepcache_ext.placement import GROWTH, full_evaluations, placed
+from deepcache_ext.placement import Rule, full_evaluations, placed
 from demo.pictures import psnr
 from demo.tiny_model import TinyModel
 
 COST_MODEL = "SD1.5"
-GROWTHS = (1.0, 2.0, 4.0, GROWTH, 8.0)
+GROWTHS = (1.0, 2.0, 4.0, 6.0, 8.0)
 
 
 def closeness(task: Task, steps: int, speed_ups: list[float], growths: list[float]) -> dict[tuple[float, float], str]:
@@ -27,10 +27,10 @@ def closeness(task: Task, steps: int, speed_ups: list[float], growths: list[floa
     sampler = ALL_SAMPLERS[task.sampler]
     total = sampler.evaluations(steps)
     reference = task.run(steps).pictures
-    depth = 1 if sampler.noisy else 0
+    depth = 1 if sampler.kind.noisy else 0
     found = {}
     for speed_up, growth in itertools.product(speed_ups, growths):
-        full = placed(total, full_evaluations(total, speed_up, share(COST_MODEL, depth, depth)), growth)
+        full = placed(total, full_evaluations(total, speed_up, share(COST_MODEL, depth, depth)), Rule(growth))
         run = task.run(steps, Settings(schedule="list", steps=full, depth=depth))
         found[speed_up, growth] = mean_and_worst(psnr(run.pictures, reference))
     return found
@@ -38,7 +38,7 @@ def closeness(task: Task, steps: int, speed_ups: list[float], growths: list[floa
 
 def main() -> None:
     """Print a table."""
-    first_order = [name for name, sampler in ALL_SAMPLERS.items() if sampler.order == 1]
+    first_order = [name for name, sampler in ALL_SAMPLERS.items() if sampler.kind.stages == 1]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samplers", nargs="+", choices=first_order, default=["Euler", "DPM++ 2M", "UniPC", "Euler a"])
     parser.add_argument("--steps", type=int, default=20)

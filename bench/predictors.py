@@ -115,7 +115,7 @@ def errors(model: TinyModel, sampler: str, steps: int, pictures: int, guidance: 
     context = model.context([*model.prompts(pictures), *[UNCONDITIONAL] * pictures])
     levels = NoiseLevels(model.alphas_cumprod)
     found: dict[str, list[float]] = {}
-    for now in run[FIRST + ALL_SAMPLERS[sampler].order :: 2]:
+    for now in run[FIRST + ALL_SAMPLERS[sampler].kind.stages :: 2]:
         refreshes = run[(now.index + 1) % 2 : now.index : 2]
         outputs = {
             name: _reuse(model.unet, now, context, predicted(predictor, refreshes, now))

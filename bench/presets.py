@@ -29,7 +29,7 @@ def compare(task: Task, steps: int) -> Iterator[list[str]]:
     reference = task.run(steps).pictures
     for name, settings in PRESETS.items():
         chosen = Settings(**settings["SD1"])
-        depth = chosen.depth_for(noisy=sampler.noisy)
+        depth = chosen.depth_for(noisy=sampler.kind.noisy)
         run = task.run(steps, chosen)
         compute = run.compute(share(COST_MODEL, depth, depth))
         fewer = min(range(2, steps + 1), key=lambda count: abs(sampler.evaluations(count) - compute))

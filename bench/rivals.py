@@ -108,7 +108,7 @@ def entries(names: Sequence[str], task: Task, steps: int, wanted: float) -> Iter
     sampler = ALL_SAMPLERS[task.sampler]
     total = sampler.evaluations(steps)
     for entry in fixed(total, wanted, NoiseLevels(task.model.alphas_cumprod)):
-        if entry.name in names and (entry.name != AHEAD or sampler.order == 1):
+        if entry.name in names and (entry.name != AHEAD or sampler.kind.stages == 1):
             yield entry
     for contender in contenders():
         if contender.name not in names:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from bench.diffusers_samplers import DIFFUSERS_SAMPLERS, DiffusersSampler
-from deepcache_ext import NoiseLevels, SamplingPass, Settings
+from deepcache_ext import SamplingPass, Settings
 from deepcache_ext.forecast import Predictor
 from demo.samplers import SAMPLERS, Sampler
 from demo.tiny_model import TinyModel
@@ -58,7 +58,6 @@ class Task:
         sampler = ALL_SAMPLERS[self.sampler]
         total = sampler.evaluations(steps)
         prompts = self.model.prompts(self.pictures)
-        levels = NoiseLevels(self.model.alphas_cumprod)
         made, full, reused = [], total, 0
         for first in range(0, self.pictures, self.batch):
             part = prompts[first : first + self.batch]
@@ -66,14 +65,13 @@ class Task:
             if settings is None:
                 made.append(sampler.sample(self.model, part, steps, **options))  # type: ignore[arg-type]
                 continue
-            stages = sampler.order if paired else 1
+            kind = sampler.kind if paired else replace(sampler.kind, stages=1)
             with SamplingPass(
                 self.model.unet,
                 settings,
                 total,
-                stages=stages,
-                noisy=sampler.noisy,
-                levels=levels,
+                sampler=kind,
+                levels=self.model.levels,
                 predictor=predictor,
             ) as run:
                 made.append(sampler.sample(self.model, part, steps, wrap=run.wrap, **options))  # type: ignore[arg-type]

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from deepcache_ext.sampler_kind import SamplerKind
+
 Gaps = NDArray[np.float64]
 
-GROWTH = 6.0
-"""How many times as far apart full evaluations are at the end of a run as at its start; see bench/placement.py."""
-SPARSE = 2.3
-"""From how many evaluations on for each full one no two full evaluations follow each other."""
+LONGEST = 0.25
+"""The longest way from one full evaluation to the next, as a part of the run; see bench/placement.py."""
+LONGEST_UNPLANNED = 5
+"""The longest interval of a run whose number of evaluations nobody knows."""
 _HALVINGS = 60
 
 
@@ -30,36 +33,65 @@ def interval(speed_up: float, reuse: float) -> int:
     return 50 if spare <= (1 - reuse) / 50 else math.ceil(round((1 - reuse) / spare, 6))
 
 
-def placed(total: int, count: int, growth: float = GROWTH, *, spare_last: bool = True) -> tuple[int, ...]:
+@dataclass(frozen=True)
+class Rule:
+    """How full evaluations are spread over a run."""
+
+    growth: float = 6.0
+    """How many times as far apart they are at the end as at the start."""
+    sparse: float = 2.3
+    """From how many evaluations on for each full one no two full ones follow each other."""
+    spare_last: bool = True
+    """Whether the last evaluation, which the picture shows least of, is full only if all are."""
+    longest: int | None = None
+    """The most evaluations from one full one to the next; None for any number."""
+
+
+def rule_for(sampler: SamplerKind) -> Rule:
+    """Return how full evaluations are spread for a sampler of this kind; found with bench/placement.py."""
+    return Rule()
+
+
+def longest_gap(total: int) -> int:
+    """Return the most evaluations that a run of `total` may have from one full evaluation to the next."""
+    return max(2, math.ceil(total * LONGEST))
+
+
+def fewest(length: int, longest: int) -> int:
+    """Return how many of `length` evaluations have to be full if no gap, the last included, is above `longest`."""
+    return max(1, -(-length // longest))
+
+
+def placed(total: int, count: int, rule: Rule = Rule()) -> tuple[int, ...]:
     """Return which `count` of `total` evaluations are full: 0, and from there on in gaps that never shrink.
 
-    The gaps grow geometrically, `growth` times over all of them, and the last full evaluation is half a gap from the
-    end. No gap is below 1, nor below 2 from `SPARSE` on. With `spare_last` the last evaluation, which the picture shows
-    least of, is full only if all are. Early evaluations decide what the picture shows, so a reuse there costs it most;
-    and a line through two refreshes that are closer together than the reuse is to them leads astray, hence no gap is
-    shorter than the one before it, and where there are too few full evaluations for more than one or two gaps of 1
-    there are none. Found by search on the demo's model.
+    The gaps grow geometrically and the last full evaluation is half a gap from the end. No gap is below 1, nor below 2
+    from the rule's `sparse` on. Early evaluations decide what the picture shows, so a reuse there costs it most; and a
+    line through two refreshes that are closer together than the reuse is to them leads astray, hence no gap is shorter
+    than the one before it, and where there are too few full evaluations for more than one or two gaps of 1 there are
+    none.
     """
     if count >= total:
         return tuple(range(total))
     if count == 1:
         return (0,)
-    shortest = 1.0 if total / count < SPARSE else 2.0
-    shape = growth ** ((np.arange(count - 1) + 0.5) / (count - 1))
-    gaps = _gaps(shape, shortest, total, 0.5)
+    shortest = 1.0 if total / count < rule.sparse else 2.0
+    shape = rule.growth ** ((np.arange(count - 1) + 0.5) / (count - 1))
+    longest = float(max(shortest, rule.longest or total))
+    gaps = _gaps(shape, shortest, longest, total, 0.5)
     last = min(total - 1, max(count - 1, round(total - gaps[-1] / 2)))
-    if spare_last and last == total - 1:
+    if rule.spare_last and last == total - 1:
         last = total - 2
-        gaps = _gaps(shape, shortest, last, 0.0)
+        gaps = _gaps(shape, shortest, longest, last, 0.0)
     ends = np.floor(np.cumsum(gaps) * last / gaps.sum() + 0.5)
     return (0, *np.cumsum(np.sort(np.diff(ends, prepend=0))).astype(int).tolist())
 
 
-def _gaps(shape: Gaps, shortest: float, length: float, tail: float) -> Gaps:
-    """Return gaps in the proportions of `shape`, none below `shortest`, that with `tail` of the last fill `length`."""
+def _gaps(shape: Gaps, shortest: float, longest: float, length: float, tail: float) -> Gaps:
+    """Return gaps in the proportions of `shape`, within bounds, that with `tail` of the last one fill `length`."""
     low, high = 0.0, length
     for _ in range(_HALVINGS):
         scale = (low + high) / 2
-        gaps = np.maximum(shortest, scale * shape)
+        gaps = np.clip(scale * shape, shortest, longest)
         low, high = (scale, high) if gaps.sum() + tail * gaps[-1] < length else (low, scale)
     return gaps

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from types import TracebackType
@@ -14,6 +15,7 @@ from deepcache_ext.control import short_controls
 from deepcache_ext.denoised import NoiseLevels
 from deepcache_ext.forecast import Held, Line, LineAndResponse, Predictor
 from deepcache_ext.hook import CallHook, reset_hooks
+from deepcache_ext.sampler_kind import SamplerKind
 from deepcache_ext.schedule import Action, Schedule, cost_on_sd
 from deepcache_ext.settings import Settings
 from deepcache_ext.store import Call, RowStore, Signature
@@ -24,6 +26,8 @@ logger = logging.getLogger("deepcache")
 
 T = TypeVar("T")
 ViewName = Literal["auto", "compact", "full-length"]
+RISE = 1.001
+"""By how much noise levels have to rise for it to count; rounding is less."""
 
 
 @dataclass
@@ -48,17 +52,17 @@ class SamplingPass:
     """Caches the deep features of one U-Net for the length of one sampling run.
 
     `model` is the U-Net or a module that contains it, `total` the number of evaluations that the sampler will make,
-    None if unknown, and `stages`, 1 or 2, how many it makes in a step; `noisy` says that the sampler adds noise between
-    evaluations (ancestral, SDE). Two stages move the input off its line and so does noise; the forecast of a feature
-    then follows the input, but with both of them features are held. With noise the output of a reuse is also drawn
-    towards the last refresh's denoised picture, if `levels` tell what timesteps and outputs mean. `reuse`, the cost of
-    a reuse as a part of a full evaluation, is for the schedule "auto"; without it, about SD1's. `predictor` says what a
-    kept feature has become, in the place of the one that the settings and the sampler would have. `view` picks what a
-    reuse puts in place of the block lists: "compact" for the stock loop, "full-length" for a forward that counts
-    blocks, "auto" to decide by whether the instance has a forward of its own. `control_models` is asked at every such
-    reuse for the ControlNets that the forward will call: of them, too, only what has an effect on the reuse runs.
+    None if unknown, and `sampler` what is known about it. Two stages move the input off its line and so does noise; the
+    forecast of a feature then follows the input, but with both of them features are held. With noise the output of a
+    reuse is also drawn towards the last refresh's denoised picture, if `levels` tell what timesteps and outputs mean.
+    `reuse`, the cost of a reuse as a part of a full evaluation, is for the schedule "auto"; without it, about SD1's.
+    `predictor` says what a kept feature has become, in the place of the one that the settings and the sampler would
+    have. `view` picks what a reuse puts in place of the block lists: "compact" for the stock loop, "full-length" for a
+    forward that counts blocks, "auto" to decide by whether the instance has a forward of its own. `control_models` is
+    asked at every such reuse for the ControlNets that the forward will call: of them, too, only what has an effect on
+    the reuse runs.
 
-    Raises ValueError if `model` contains no U-Net, the depth is more than this U-Net has, or `total`, `stages` or
+    Raises ValueError if `model` contains no U-Net, the depth is more than this U-Net has, or `total`, `reuse` or
     `view` is none of the values above.
 
     The method is DeepCache, https://arxiv.org/abs/2312.00858.
@@ -70,8 +74,7 @@ class SamplingPass:
         settings: Settings,
         total: int | None = None,
         *,
-        stages: int = 1,
-        noisy: bool = False,
+        sampler: SamplerKind = SamplerKind(),
         levels: NoiseLevels | None = None,
         reuse: float | None = None,
         predictor: Predictor | None = None,
@@ -81,11 +84,11 @@ class SamplingPass:
         if view not in get_args(ViewName):
             raise ValueError(f"view must be one of {', '.join(get_args(ViewName))}; got {view!r}")
         self.settings = settings
-        self.depth = settings.depth_for(noisy=noisy)
-        self.schedule = Schedule(settings, total, stages, cost_on_sd(self.depth) if reuse is None else reuse)
+        self.depth = settings.depth_for(noisy=sampler.noisy)
+        self.schedule = Schedule(settings, total, sampler, cost_on_sd(self.depth) if reuse is None else reuse)
         self._view = view
         self._control_models = control_models
-        self._noisy = noisy
+        self._sampler = sampler
         self._levels = levels
         self._predictor = predictor or self._usual_predictor()
         self._store = self._new_store()
@@ -107,19 +110,20 @@ class SamplingPass:
 
     def _new_store(self) -> RowStore:
         forecasts = self.settings.forecast == "on"
-        return RowStore(self._predictor, levels=self._levels if self._noisy and forecasts else None)
+        return RowStore(self._predictor, levels=self._levels if self._sampler.noisy and forecasts else None)
 
     def _usual_predictor(self) -> Predictor:
         if self.settings.forecast == "off":
             return Held()
-        two_stages = self.schedule.stages == 2
-        if self._noisy and two_stages:
+        noisy, two_stages = self._sampler.noisy, self._sampler.stages == 2
+        if noisy and two_stages:
             return Held()
-        return LineAndResponse() if self._noisy or two_stages else Line()
+        return LineAndResponse() if noisy or two_stages else Line()
 
     def _start_clock(self) -> None:
         self.statistics = Statistics()
         self._index = -1
+        self._noise = math.inf
         self._action = Action.FULL
         self._layout: Hashable = None
         self._call: Call | None = None
@@ -177,15 +181,17 @@ class SamplingPass:
         self._call = None
 
     def wrap(self, denoiser: Callable[..., T]) -> Callable[..., T]:
-        """Return `denoiser` with every call of it starting an evaluation, for a sampler to call."""
+        """Return `denoiser`, which takes an input and its noise levels, each call of it starting an evaluation."""
 
         def evaluate(*args: Any, **kwargs: Any) -> T:
-            self.start_evaluation()
+            self.start_evaluation(noise=args[1] if len(args) > 1 else None)
             return denoiser(*args, **kwargs)
 
         return evaluate
 
-    def start_evaluation(self, layout: Hashable = None, *, partial: bool = False) -> Action:
+    def start_evaluation(
+        self, layout: Hashable = None, *, partial: bool = False, noise: Tensor | None = None
+    ) -> Action:
         """Tell the pass that the sampler asks for the next evaluation, and return what it will do.
 
         `layout` is anything that says what a row of a given number stands for, such as the number of conds, or which
@@ -194,13 +200,16 @@ class SamplingPass:
         evaluation has them again, `partial` has it make the refresh that is due now: a refresh without them would
         have to be made again at once.
 
+        `noise` are the rows' noise levels, sigmas or timesteps. They are looked at for samplers that jump: where they
+        have risen since the last evaluation, this one is made in full.
+
         An evaluation after one that reused and then called for more rows than any before is a refresh too: a guidance
         that begins there amplifies the difference between its own row, just made, and one that was reused.
         """
         self._hook.reset()
         self._index += 1
         self._call = None
-        self._action = self._planned(partial=partial)
+        self._action = self._planned(partial=partial, rose=self._sampler.jumps and self._has_risen(noise))
         if self._action is Action.FULL or layout != self._layout:
             self.forget()
         elif self._action is Action.REFRESH:
@@ -209,9 +218,13 @@ class SamplingPass:
         self._layout = layout
         return self._action
 
-    def _planned(self, *, partial: bool) -> Action:
+    def _has_risen(self, noise: Tensor | None) -> bool:
+        before, self._noise = self._noise, math.inf if noise is None else float(noise.max())
+        return self._noise > before * RISE
+
+    def _planned(self, *, partial: bool, rose: bool) -> Action:
         action = self.schedule.action(self._index)
-        if (self._postponed or self._has_grown) and action is Action.REUSE:
+        if (self._postponed or self._has_grown or rose) and action is Action.REUSE:
             action = Action.REFRESH
         self._has_grown = False
         self._postponed = partial and action is Action.REFRESH and len(self._store) > 0

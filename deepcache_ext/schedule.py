@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
-from deepcache_ext.placement import full_evaluations, interval, placed
-from deepcache_ext.settings import LAST_STEP, Settings, WholeNumber, accepted
+from deepcache_ext.placement import LONGEST_UNPLANNED, fewest, full_evaluations, interval, longest_gap, placed, rule_for
+from deepcache_ext.sampler_kind import SamplerKind
+from deepcache_ext.settings import LAST_STEP, Number, Settings, WholeNumber, accepted
 
 POWER_STEP = 0.02
 """By how much `non_uniform` lowers a power that gives too few distinct evaluations."""
@@ -28,8 +30,21 @@ class _Total(WholeNumber):
         return f"{super().__str__()}, or None if unknown"
 
 
+class _Cost(Number):
+    """A finite float from 0 to below 1."""
+
+    def __str__(self) -> str:
+        return "a number from 0 to below 1, a part of a full evaluation"
+
+    def read(self, value: Any) -> float:
+        cost = super().read(value)
+        if cost == self.maximum:
+            raise ValueError
+        return cost
+
+
 _TOTAL = _Total(1, LAST_STEP + 1)
-_STAGES = WholeNumber(1, 2)
+_COST = _Cost(0.0, 1.0)
 
 
 class Action(enum.Enum):
@@ -84,20 +99,23 @@ class Schedule:
     for evaluations past `total`, the non-uniform schedule goes on as 1:N, and without a total the window is the
     whole run. The first evaluation of the window always refreshes.
 
-    The schedule "auto" places as many full evaluations as the settings' speed-up leaves, where each costs `reuse` of a
-    full one if it reuses. Where there is no total, and past it, it goes on as the uniform schedule of that speed.
+    The schedule "auto" places as many full evaluations in the window as the settings' speed-up leaves there, where each
+    costs `reuse` of a full one if it reuses. A speed at which full evaluations would be too far apart is not aimed at:
+    the plan is then as fast as it may be, and `shortfall` says so. Where there is no total, and past it, it goes on as
+    the uniform schedule of that speed.
 
-    `stages` is 2 for samplers that evaluate twice in a step (Heun, DPM2, DPM++ 2S a, DPM++ SDE). There the second
-    evaluation decides the step, and the first of the next step is at the same sigma or close to it. So each step in
-    which the uniform or non-uniform schedule has a full evaluation makes its second one in full, "auto" gives all of
-    these before any first one but the run's own, and a list stays as it is.
+    With two stages in a step (see `sampler`) the second evaluation decides the step, and the first of the next step is
+    at the same sigma or close to it. So each step in which the uniform or non-uniform schedule has a full evaluation
+    makes its second one in full, "auto" gives all of these before any first one but the run's own, and a list stays as
+    it is.
 
-    Raises ValueError for a `total` that is no whole number from 1 to 10000 and for `stages` other than 1 and 2.
+    Raises ValueError for a `total` that is no whole number from 1 to 10000, and for a `reuse` that is no number from 0
+    to below 1.
     """
 
     settings: Settings
     total: int | None = None
-    stages: int = 1
+    sampler: SamplerKind = SamplerKind()
     reuse: float = OUTERMOST
     _window: range | None = field(init=False, repr=False)
     _full: tuple[int, ...] | None = field(init=False, repr=False)
@@ -105,11 +123,25 @@ class Schedule:
     def __post_init__(self) -> None:
         if self.total is not None:
             object.__setattr__(self, "total", accepted("total", _TOTAL, self.total))
-        object.__setattr__(self, "stages", accepted("stages", _STAGES, self.stages))
+        object.__setattr__(self, "reuse", accepted("reuse", _COST, self.reuse))
         s = self.settings
         inside = None if self.total is None else window(self.total, s.start, s.end)
         object.__setattr__(self, "_window", inside)
         object.__setattr__(self, "_full", self._listed(inside))
+
+    @property
+    def shortfall(self) -> str:
+        """Why the plan of "auto" is slower than asked for, as a sentence; "" where it is not, or without a total."""
+        if self.settings.schedule != "auto" or not self._window or self._full is None:
+            return ""
+        wanted, made = self._wanted(len(self._window)), len(self._full)
+        if made <= wanted:
+            return ""
+        fastest = len(self._window) / (made + (len(self._window) - made) * self.reuse)
+        return (
+            f"{self.settings.speed_up:g}x is out of reach at depth {self.settings.depth}, about {fastest:.1f}x is what "
+            "full evaluations close enough to each other allow"
+        )
 
     def action(self, index: int) -> Action:
         """Return what evaluation `index`, counted from 0, does."""
@@ -128,7 +160,9 @@ class Schedule:
     @property
     def _interval(self) -> int:
         s = self.settings
-        return interval(s.speed_up, self.reuse) if s.schedule == "auto" else s.interval
+        if s.schedule != "auto":
+            return s.interval
+        return min(interval(s.speed_up, self.reuse), LONGEST_UNPLANNED)
 
     def _listed(self, inside: range | None) -> tuple[int, ...] | None:
         s = self.settings
@@ -141,20 +175,26 @@ class Schedule:
             return tuple(first + i for i in non_uniform(len(inside), s.interval, s.center - first, s.power))
         return None
 
+    def _wanted(self, length: int) -> int:
+        """Return how many of `length` evaluations in the window are full at the settings' speed."""
+        return full_evaluations(length, self.settings.speed_up, self.reuse)
+
     def _placed(self, inside: range, total: int) -> tuple[int, ...]:
-        count = full_evaluations(total, self.settings.speed_up, self.reuse) - (total - len(inside))
-        deciding = [index for index in inside if index % self.stages == self.stages - 1]
+        stages = self.sampler.stages
+        deciding = [index for index in inside if index % stages == stages - 1]
         others = [index for index in inside if index != inside.start and index not in deciding]
         chosen = {inside.start}
+        longest = longest_gap(total // stages)
+        count = max(self._wanted(len(inside)), fewest(len(deciding), longest))
         for group in (deciding, others):
             left = count - len(chosen.difference(group))
             if group and left > 0:
-                ends_run = group[-1] == total - 1
-                chosen.update(group[position] for position in placed(len(group), left, spare_last=ends_run))
+                rule = replace(rule_for(self.sampler), spare_last=group[-1] == total - 1, longest=longest)
+                chosen.update(group[position] for position in placed(len(group), left, rule))
         return tuple(sorted(chosen))
 
     def _reuses(self, index: int) -> bool:
-        s = self.settings
+        s, stages = self.settings, self.sampler.stages
         first = 0
         if self._window is not None:
             first = self._window.start
@@ -163,11 +203,11 @@ class Schedule:
                 return False
         if index == first or (self._interval == 1 and s.schedule != "list"):
             return False
-        if self.stages == 1 or s.schedule == "list" or (s.schedule == "auto" and self._full is not None):
+        if stages == 1 or s.schedule == "list" or (s.schedule == "auto" and self._full is not None):
             return not self._due(index, first)
-        step = index - index % self.stages
-        due = [self._due(evaluation, first) for evaluation in range(step, step + self.stages)]
-        return not (all(due) or (any(due) and index == step + self.stages - 1))
+        step = index - index % stages
+        due = [self._due(evaluation, first) for evaluation in range(step, step + stages)]
+        return not (all(due) or (any(due) and index == step + stages - 1))
 
     def _due(self, index: int, first: int) -> bool:
         """Return whether the schedule, which knows no stages, makes evaluation `index` in full."""

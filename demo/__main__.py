@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from deepcache_ext import NoiseLevels, SamplingPass, Settings
+from deepcache_ext import SamplingPass, Settings
 from demo.pictures import psnr, rows_picture
 from demo.samplers import SAMPLERS, Sampler
 from demo.tiny_model import TinyModel
@@ -52,9 +52,8 @@ def _compare(model: TinyModel, sampler: Sampler, settings: Settings, options: ar
         model.unet,
         settings,
         sampler.evaluations(options.steps),
-        stages=sampler.order,
-        noisy=sampler.noisy,
-        levels=NoiseLevels(model.alphas_cumprod),
+        sampler=sampler.kind,
+        levels=model.levels,
     )
     sampler.sample(model, prompts, 2)  # warm-up, so that neither run pays for the first calls
 

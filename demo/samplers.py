@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from deepcache_ext.sampler_kind import SamplerKind
 from demo.k_diffusion_parts import sampling
 from demo.tiny_model import Evaluate, Prompt, TinyModel
 
@@ -18,16 +19,15 @@ Wrap = Callable[[Evaluate], Evaluate]
 
 @dataclass(frozen=True)
 class Sampler:
-    """One k-diffusion sampler: its function, whether it takes Karras sigmas, its evaluations per step, added noise."""
+    """One k-diffusion sampler: its function, its kind and whether it takes Karras sigmas."""
 
     function: Callable[..., Tensor]
+    kind: SamplerKind = SamplerKind()
     karras: bool = False
-    order: int = 1
-    noisy: bool = False
 
     def evaluations(self, steps: int) -> int:
         """Return how many denoiser calls `steps` steps make; the last step of a second-order sampler makes one."""
-        return steps if self.order == 1 else 2 * steps - 1
+        return steps if self.kind.stages == 1 else 2 * steps - 1
 
     def sigmas(self, model: TinyModel, steps: int) -> Tensor:
         """Return the noise levels that `steps` steps go through, from the highest to 0."""
@@ -48,7 +48,7 @@ class Sampler:
         wrap: Wrap = lambda denoiser: denoiser,
         progress: bool = False,
     ) -> Tensor:
-        """Return one picture per prompt, RGB from 0 to 1, of shape (prompts, 3, 32, 32)."""
+        """Return one picture per prompt, RGB from 0 to 1, of shape (prompts, 3, height, width)."""
         sigmas = self.sigmas(model, steps)
         denoiser = wrap(model.denoiser(prompts, guidance))
         torch.manual_seed(seed)
@@ -56,15 +56,21 @@ class Sampler:
         return model.decode(x)
 
 
+_TWO_STAGES = SamplerKind(stages=2)
+_NOISY = SamplerKind(noisy=True)
+_NOISY_TWO_STAGES = SamplerKind(stages=2, noisy=True)
+_NOISY_MULTISTEP = SamplerKind(noisy=True, multistep=True)
+
 SAMPLERS = {
     "Euler": Sampler(sampling.sample_euler),
-    "Euler a": Sampler(sampling.sample_euler_ancestral, noisy=True),
-    "Heun": Sampler(sampling.sample_heun, order=2),
-    "DPM2": Sampler(sampling.sample_dpm_2, order=2),
-    "DPM2 a": Sampler(sampling.sample_dpm_2_ancestral, order=2, noisy=True),
-    "DPM++ 2S a": Sampler(sampling.sample_dpmpp_2s_ancestral, karras=True, order=2, noisy=True),
-    "DPM++ 2M": Sampler(sampling.sample_dpmpp_2m, karras=True),
-    "DPM++ SDE": Sampler(sampling.sample_dpmpp_sde, karras=True, order=2, noisy=True),
-    "DPM++ 2M SDE": Sampler(sampling.sample_dpmpp_2m_sde, karras=True, noisy=True),
-    "DPM++ 3M SDE": Sampler(sampling.sample_dpmpp_3m_sde, karras=True, noisy=True),
+    "Euler a": Sampler(sampling.sample_euler_ancestral, _NOISY),
+    "Heun": Sampler(sampling.sample_heun, _TWO_STAGES),
+    "DPM2": Sampler(sampling.sample_dpm_2, _TWO_STAGES),
+    "DPM2 a": Sampler(sampling.sample_dpm_2_ancestral, _NOISY_TWO_STAGES),
+    "DPM++ 2S a": Sampler(sampling.sample_dpmpp_2s_ancestral, _NOISY_TWO_STAGES, karras=True),
+    "DPM++ 2M": Sampler(sampling.sample_dpmpp_2m, SamplerKind(multistep=True), karras=True),
+    "DPM++ SDE": Sampler(sampling.sample_dpmpp_sde, _NOISY_TWO_STAGES, karras=True),
+    "DPM++ 2M SDE": Sampler(sampling.sample_dpmpp_2m_sde, _NOISY_MULTISTEP, karras=True),
+    "DPM++ 3M SDE": Sampler(sampling.sample_dpmpp_3m_sde, _NOISY_MULTISTEP, karras=True),
+    "LMS": Sampler(sampling.sample_lms, SamplerKind(multistep=True)),
 }

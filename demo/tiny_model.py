@@ -1,7 +1,13 @@
-"""A small trained text-conditioned U-Net of SD1's block structure: 32x32 RGB avatars in eight styles.
+"""Small trained text-conditioned U-Nets, each with its noise schedule; weights in float16 lie beside this file.
 
-`tiny_avatars.safetensors` holds 3.2 M parameters in float16, trained as an eps-prediction DDPM with SD1's noise
-schedule and classifier-free guidance dropout on 24,000 pictures (DiceBear avatar styles, CC0 1.0).
+All are trained with SD1's noise schedule and classifier-free guidance dropout:
+
+* "avatars", the demo's: SD1's block structure, predicts the noise, 32x32 RGB avatars (DiceBear styles, CC0 1.0);
+* "emoji": SDXL's block structure (sgm), predicts the noise in the latent space of a small autoencoder, 128x128 RGB
+  pictures (Noto emoji, Apache 2.0);
+* "clipart": SD2's block structure, predicts v, in the same latent space (Open Clip Art, public domain).
+
+bench/train.py trained the last two.
 """
 
 from __future__ import annotations
@@ -12,38 +18,67 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ldm.modules.diffusionmodules.openaimodel import UNetModel
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from deepcache_ext.denoised import NoiseLevels, Prediction
+from demo import unet_packages
+from demo.autoencoder import Decoder
 from demo.k_diffusion_parts import external
 
-_FILES = Path(__file__).with_name("tiny_avatars")
+NAMES = ("avatars", "emoji", "clipart")
 _UNET_PREFIX = "model.diffusion_model."
 
 Prompt = tuple[str, str]
 """A style and a background, such as ("lorelei", "bg-b6e3f4"); "<null>" leaves either open."""
 Evaluate = Callable[..., Tensor]
-"""Takes x of shape (pictures, 3, 32, 32) and a sigma or timestep per picture; returns a tensor of x's shape."""
+"""Takes x of shape (pictures, channels, height, width) and a level for each picture; returns a tensor of x's shape."""
 
 UNCONDITIONAL: Prompt = ("<null>", "<null>")
 
 
-class TinyModel(nn.Module):
-    """The U-Net, its text embedding and its noise schedule."""
+def files(name: str) -> Path:
+    """Return where the named network's files lie, without their endings."""
+    return Path(__file__).with_name(f"tiny_{name}")
 
-    def __init__(self) -> None:
+
+def unet_class(package: str) -> Any:
+    """Return the U-Net's class of "ldm" (SD1, SD2) or "sgm" (SDXL)."""
+    return (unet_packages.sgm() if package == "sgm" else unet_packages.ldm()).UNetModel
+
+
+def alphas_cumprod(schedule: dict[str, Any]) -> Tensor:
+    """Return the products of a "scaled_linear" noise schedule, of shape (steps,)."""
+    betas = (
+        torch.linspace(schedule["start"] ** 0.5, schedule["end"] ** 0.5, schedule["steps"], dtype=torch.float64) ** 2
+    )
+    return torch.cumprod(1 - betas, dim=0).float()
+
+
+class TinyModel(nn.Module):
+    """A named network: its U-Net, text embedding, noise schedule, and decoder if it works on latents."""
+
+    def __init__(self, name: str = "avatars") -> None:
         super().__init__()
-        self.config: dict[str, Any] = json.loads(_FILES.with_suffix(".json").read_text(encoding="utf-8"))
-        weights = {key: value.float() for key, value in load_file(_FILES.with_suffix(".safetensors")).items()}
+        self.name = name
+        self.config: dict[str, Any] = json.loads(files(name).with_suffix(".json").read_text(encoding="utf-8"))
+        weights = {key: value.float() for key, value in load_file(files(name).with_suffix(".safetensors")).items()}
         self._embedding = weights.pop("cond_embed.weight")
-        self.unet = UNetModel(**self.config["unet"])
+        self.unet = unet_class(self.config.get("package", "ldm"))(**self.config["unet"])
         self.unet.load_state_dict({key.removeprefix(_UNET_PREFIX): value for key, value in weights.items()})
+        self._decoder: Decoder | None = None
+        if "autoencoder" in self.config:
+            self._decoder = _decoder(files(name).with_name(self.config["autoencoder"]))
         self.requires_grad_(False).eval()
-        s = self.config["schedule"]
-        betas = torch.linspace(s["start"] ** 0.5, s["end"] ** 0.5, s["steps"], dtype=torch.float64) ** 2
-        self.alphas_cumprod = torch.cumprod(1 - betas, dim=0).float()
-        self._schedule = external.DiscreteEpsDDPMDenoiser(self._eps, self.alphas_cumprod, quantize=False)
+        self.alphas_cumprod = alphas_cumprod(self.config["schedule"])
+        self.prediction: Prediction = self.config["prediction"]
+        of_prediction = {"eps": external.DiscreteEpsDDPMDenoiser, "v": external.DiscreteVDDPMDenoiser}
+        self._schedule = of_prediction[self.prediction](self._predict, self.alphas_cumprod, quantize=False)
+
+    @property
+    def levels(self) -> NoiseLevels:
+        """What the U-Net's timesteps and outputs mean."""
+        return NoiseLevels(self.alphas_cumprod, self.prediction)
 
     def prompts(self, count: int) -> list[Prompt]:
         """Return `count` prompts that go round all styles and backgrounds."""
@@ -54,7 +89,7 @@ class TinyModel(nn.Module):
         ]  # fmt: skip
 
     def noise(self, count: int, seed: int) -> Tensor:
-        """Return standard normal noise of shape (count, 3, 32, 32), each picture's own whatever the count."""
+        """Return normal noise of shape (count, channels, height, width), each picture's own whatever the count."""
         image = self.config["image"]
         shape = (image["channels"], image["size"], image["size"])
         return torch.stack(
@@ -86,17 +121,27 @@ class TinyModel(nn.Module):
 
     def noise_predictor(self, prompts: Sequence[Prompt], guidance: float) -> Evaluate:
         """Return the guided noise prediction (x, timestep) -> eps at the variance-preserving scale of x."""
-        return self._guided(self._eps, prompts, guidance)
+        guided = self._guided(self._predict, prompts, guidance)
+        if self.prediction == "eps":
+            return guided
+
+        def noise(x: Tensor, timesteps: Tensor) -> Tensor:
+            alphas = self.alphas_cumprod[timesteps.long()].view(-1, 1, 1, 1)
+            return alphas.sqrt() * guided(x, timesteps) + (1 - alphas).sqrt() * x
+
+        return noise
 
     def decode(self, x: Tensor) -> Tensor:
-        """Return `x` as RGB from 0 to 1."""
-        mean = torch.tensor(self.config["image"]["mean"]).view(1, 3, 1, 1)
-        rgb: Tensor = (x * self.config["image"]["std"] + mean + 1) / 2
-        return rgb.clamp(0, 1)
+        """Return `x` as RGB from 0 to 1, of shape (n, 3, height, width)."""
+        mean = torch.tensor(self.config["image"]["mean"]).view(1, -1, 1, 1)
+        pictures: Tensor = x * self.config["image"]["std"] + mean
+        if self._decoder is not None:
+            pictures = self._decoder(pictures)
+        return ((pictures + 1) / 2).clamp(0, 1)
 
-    def _eps(self, x: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
-        eps: Tensor = self.unet(x, timesteps, context=context)
-        return eps
+    def _predict(self, x: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
+        output: Tensor = self.unet(x, timesteps, context=context)
+        return output
 
     def _guided(self, evaluate: Evaluate, prompts: Sequence[Prompt], guidance: float) -> Evaluate:
         context = self.context([*prompts, *[UNCONDITIONAL] * len(prompts)])
@@ -107,3 +152,11 @@ class TinyModel(nn.Module):
             return uncond + guidance * (cond - uncond)
 
         return guided
+
+
+def _decoder(file: Path) -> Decoder:
+    prefix = "decoder."
+    decoder = Decoder()
+    kept = {key: value.float() for key, value in load_file(file).items() if key.startswith(prefix)}
+    decoder.load_state_dict({key.removeprefix(prefix): value for key, value in kept.items()})
+    return decoder

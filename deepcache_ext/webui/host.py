@@ -5,18 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from modules import patches, sd_models, sd_samplers, sd_samplers_common, sd_unet, shared
+from modules import patches, sd_models, sd_samplers_common, sd_unet, shared
 from torch import nn
 
 from deepcache_ext.denoised import NoiseLevels
 from deepcache_ext.webui.presets import Family
 
 _PATCH = ("deepcache", sd_samplers_common.Sampler, "launch_sampling")
-
-_UNKNOWN = {"DPM adaptive"}
-"""Samplers that decide themselves how often they evaluate."""
-_TIMESTEPS = {"DDIM": -1, "DDIM CFG++": -1, "PLMS": 0, "UniPC": 0}
-"""Samplers that walk a list of timesteps, and by how much their evaluations differ from its length."""
 
 
 class Loaded:
@@ -61,47 +56,11 @@ def job_id() -> Any:
     return shared.state.time_start
 
 
-def evaluations(sampler: str, steps: int, *, img2img: bool) -> int | None:
-    """Return how often the named sampler evaluates the denoiser in so many steps; None if nobody knows.
-
-    `steps` are those that the sampler is launched with, `img2img` says whether from a picture, as hires fix does too.
-    """
-    config = sd_samplers.all_samplers_map.get(sampler)
-    if config is None or sampler in _UNKNOWN:
-        return None
-    if sampler in _TIMESTEPS:
-        parts = steps + bool(shared.opts.always_discard_next_to_last_sigma)
-        timesteps = steps - 1 if img2img else len(range(0, 1000, max(1, 1000 // parts)))
-        return max(1, timesteps + _TIMESTEPS[sampler])
-    total = int(config.total_steps(steps))
-    ends_in_first_order = total > steps  # the last step of a second-order sampler goes to sigma 0
-    return total - ends_in_first_order
-
-
-def stages(sampler: str) -> int:
-    """Return how many evaluations the named sampler makes in a step."""
-    config = sd_samplers.all_samplers_map.get(sampler)
-    return 1 if config is None else int(config.total_steps(1))
-
-
-def adds_noise(sampler: str) -> bool:
-    """Return whether the named sampler is one that adds noise between evaluations (ancestral, SDE)."""
-    config = sd_samplers.all_samplers_map.get(sampler)
-    return config is not None and any(config.options.get(option) for option in ("uses_ensd", "brownian_noise"))
-
-
 def noise_levels() -> NoiseLevels | None:
     """Return what the timesteps and outputs of the checkpoint in force mean; None if it does not tell."""
     model = sd_models.model_data.sd_model
     alphas_cumprod, prediction = (getattr(model, name, None) for name in ("alphas_cumprod", "parameterization"))
     return None if alphas_cumprod is None or prediction not in {"eps", "v"} else NoiseLevels(alphas_cumprod, prediction)
-
-
-def img2img_steps(steps: int, denoising: float) -> int:
-    """Return how many of `steps` img2img makes at a denoising strength."""
-    if shared.opts.img2img_fix_steps:
-        return steps
-    return int(min(denoising, 0.999) * steps) + 1
 
 
 def control_models(p: Any) -> list[Any]:

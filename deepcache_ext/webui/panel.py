@@ -11,7 +11,7 @@ from modules.ui_components import InputAccordion
 
 from deepcache_ext.settings import Choice, Number, WholeNumber, accepted
 from deepcache_ext.unet import check_for_unet
-from deepcache_ext.webui import host, plan
+from deepcache_ext.webui import host, plan, samplers
 from deepcache_ext.webui.options import CONTROLS, SCHEDULES, Control, Flag, Options, given, resolved, written
 from deepcache_ext.webui.passes import Controller, JobReport
 from deepcache_ext.webui.presets import BALANCED, CUSTOM, PRESETS, Family, too_few
@@ -19,11 +19,14 @@ from deepcache_ext.webui.presets import BALANCED, CUSTOM, PRESETS, Family, too_f
 HOST_COMPONENTS = {
     "txt2img_steps": "steps",
     "txt2img_sampling": "sampler",
+    "txt2img_scheduler": "scheduler",
     "txt2img_hr-checkbox": "hires",
     "txt2img_hires_steps": "hires_steps",
     "hr_sampler": "hires_sampler",
+    "hr_scheduler": "hires_scheduler",
     "img2img_steps": "steps",
     "img2img_sampling": "sampler",
+    "img2img_scheduler": "scheduler",
     "txt2img_denoising_strength": "denoising",
     "img2img_denoising_strength": "denoising",
 }
@@ -31,7 +34,7 @@ HOST_COMPONENTS = {
 FINISHED = ("generation_info_txt2img", "generation_info_img2img")
 """The host's components that change when a generation has finished; the last that a tab makes."""
 
-_SAME_SAMPLER = "Use same sampler"
+_SAME_SAMPLER, _SAME_SCHEDULER = "Use same sampler", "Use same scheduler"
 _SETS = ("schedule", "speed_up", "depth")
 """The controls that a preset sets."""
 _DEPENDENT = [name for name in CONTROLS if name in SCHEDULES or name.startswith("hires_")]
@@ -122,26 +125,30 @@ class Panel:
     def _passes(self, options: Options, tab: Mapping[str, Any], family: Family) -> Iterator[str]:
         steps, sampler, denoising = int(tab["steps"]), str(tab["sampler"]), float(tab["denoising"])
         if self._img2img:
-            steps = host.img2img_steps(steps, denoising)
-        yield _picture("img2img" if self._img2img else "txt2img", options, sampler, steps, denoising, family)
+            steps = samplers.img2img_steps(steps, denoising)
+        name, scheduler = "img2img" if self._img2img else "txt2img", str(tab.get("scheduler", ""))
+        yield _picture(name, options, sampler, scheduler, steps, denoising, family)
         if tab.get("hires"):
             second = str(tab["hires_sampler"])
             sampler = sampler if second == _SAME_SAMPLER else second
-            yield _picture("hires", options, sampler, int(tab["hires_steps"]) or steps, denoising, family)
+            second = str(tab.get("hires_scheduler", _SAME_SCHEDULER))
+            scheduler = scheduler if second == _SAME_SCHEDULER else second
+            yield _picture("hires", options, sampler, scheduler, int(tab["hires_steps"]) or steps, denoising, family)
 
     def _report(self, enabled: bool) -> str:
         report = self._controller.last_report
         return report_html(report) if enabled and report is not None else ""
 
 
-def _picture(name: str, options: Options, sampler: str, steps: int, denoising: float, family: Family) -> str:
-    evaluations = host.evaluations(sampler, steps, img2img=name != "txt2img")
+def _picture(
+    name: str, options: Options, sampler: str, scheduler: str, steps: int, denoising: float, family: Family
+) -> str:
+    evaluations = samplers.evaluations(sampler, steps, img2img=name != "txt2img", scheduler=scheduler)
     settings = options.hires if name == "hires" else options.base
     note = too_few(steps, 1.0 if name == "txt2img" else denoising)
     if note and options.values["preset"] != CUSTOM:
         settings = None
-    stages, noisy = host.stages(sampler), host.adds_noise(sampler)
-    return plan.picture(name, settings, steps, evaluations, family, stages=stages, noisy=noisy, note=note)
+    return plan.picture(name, settings, steps, evaluations, family, sampler=samplers.kind(sampler), note=note)
 
 
 def report_html(report: JobReport) -> str:

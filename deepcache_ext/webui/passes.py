@@ -12,11 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from deepcache_ext.sampler_kind import SamplerKind
 from deepcache_ext.sampling import SamplingPass, Statistics
 from deepcache_ext.schedule import Action, Schedule
 from deepcache_ext.settings import Settings
 from deepcache_ext.timer import CallTimer
-from deepcache_ext.webui import host
+from deepcache_ext.webui import host, samplers
 from deepcache_ext.webui.options import INFOTEXT_KEYS, Options, given, overridden, resolved
 from deepcache_ext.webui.plan import reuse_cost
 from deepcache_ext.webui.presets import CUSTOM, too_few
@@ -150,7 +151,7 @@ class Controller:
         running = None
         if self._jobs:
             try:
-                running = self._begin_pass(sampler, steps)
+                running = self._begin_pass(sampler, steps, samplers.arguments_of(func))
             except Exception:  # ours, whatever it is: the picture is made without
                 logger.exception("DeepCache could not begin a pass")
         outer, self._running = self._running, running
@@ -168,7 +169,7 @@ class Controller:
                 except Exception:  # ours, whatever it is: the picture is made already
                     logger.exception("DeepCache could not report a pass")
 
-    def _begin_pass(self, sampler: Any, steps: int) -> _RunningPass | None:
+    def _begin_pass(self, sampler: Any, steps: int, arguments: Mapping[str, Any]) -> _RunningPass | None:
         self._drop_ended()
         if not self._jobs or sampler.p is None:
             return None
@@ -192,8 +193,10 @@ class Controller:
                 return None
         try:
             _check_engine()
-            report.planned = host.evaluations(sampler.config.name, steps, img2img=kind != "txt2img")
-            return _RunningPass(sampler, settings, report)
+            img2img = kind != "txt2img"
+            report.planned = samplers.evaluations(report.sampler, steps, img2img=img2img, arguments=arguments)
+            of_run = samplers.kind(report.sampler, arguments, getattr(sampler, "func", None))
+            return _RunningPass(sampler, of_run, settings, report)
         except ValueError as error:
             report.reason = str(error)
             _explain(sampler.p, str(error))
@@ -219,22 +222,20 @@ class Controller:
 class _RunningPass:
     """One pass on the host's U-Net, which may be exchanged in mid-run."""
 
-    def __init__(self, sampler: Any, settings: Settings, report: PassReport) -> None:
+    def __init__(self, sampler: Any, of_run: SamplerKind, settings: Settings, report: PassReport) -> None:
         self.denoiser = sampler.model_wrap_cfg
         self._p = sampler.p
         self._report = report
         self._loaded = host.loaded()
-        noisy = host.adds_noise(report.sampler)
         if report.planned is None:
             settings = dataclasses.replace(settings, depth=max(1, settings.depth))
         self._run = SamplingPass(
             self._loaded.unet,
             settings,
             report.planned,
-            stages=host.stages(report.sampler),
-            noisy=noisy,
+            sampler=of_run,
             levels=host.noise_levels(),
-            reuse=reuse_cost(settings.depth_for(noisy=noisy), self._loaded.family),
+            reuse=reuse_cost(settings.depth_for(noisy=of_run.noisy), self._loaded.family),
             control_models=lambda: host.control_models(self._p),
         ).install()
         report.plan = _full_steps(self._run.schedule)
@@ -258,7 +259,8 @@ class _RunningPass:
             else:
                 self._time_calls()
         layout = (len(params.x), params.text_cond.shape[0])
-        self._run.start_evaluation(layout, partial=host.skips_uncond_only_now(params.denoiser, params.sigma))
+        partial = host.skips_uncond_only_now(params.denoiser, params.sigma)
+        self._run.start_evaluation(layout, partial=partial, noise=params.sigma)
 
     def end(self, seconds: float) -> None:
         """Leave the U-Net as it was found, and report; the sampler's run took `seconds`."""

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from deepcache_ext.sampler_kind import SamplerKind
 from deepcache_ext.schedule import Action, Schedule
 from deepcache_ext.settings import Settings
 from deepcache_ext.webui.presets import Family
@@ -43,14 +44,13 @@ def picture(
     evaluations: int | None,
     family: Family,
     *,
-    stages: int = 1,
-    noisy: bool = False,
+    sampler: SamplerKind = SamplerKind(),
     note: str = "",
 ) -> str:
     """Return one pass as HTML: a bar for each step, its evaluations side by side, full ones tall and reused ones low.
 
-    `settings` is None for a pass that is not cached, `evaluations` None where the sampler decides itself; `noisy` tells
-    whether it adds noise, `note` is told beside the bars.
+    `settings` is None for a pass that is not cached, `evaluations` None where the sampler decides itself;
+    `note` is told beside the bars.
     """
     title = html.escape(name)
     if evaluations is None:
@@ -58,9 +58,10 @@ def picture(
     if settings is None:
         depth, actions = 0, (Action.FULL,) * evaluations
     else:
-        depth = settings.depth_for(noisy=noisy)
-        reuse = reuse_cost(depth, family)
-        actions = Schedule(settings, evaluations, stages, reuse).actions() if evaluations else ()
+        depth = settings.depth_for(noisy=sampler.noisy)
+        schedule = Schedule(settings, evaluations or None, sampler, reuse_cost(depth, family))
+        actions = schedule.actions() if evaluations else ()
+        note = "; ".join(filter(None, (schedule.shortfall, note)))
     full = sum(action is not Action.REUSE for action in actions)
     gain = speed_up(actions, depth, family)
     text = f"{full} of {evaluations} evaluations in full, the U-Net about {gain:.1f}x as fast"

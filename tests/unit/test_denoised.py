@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bench.runs import Task
-from deepcache_ext import NoiseLevels, SamplingPass, Settings
+from deepcache_ext import NoiseLevels, SamplerKind, SamplingPass, Settings
 from deepcache_ext.denoised import HIGHEST_SIGMA, SHARE, SHARE_OF_HELD, Prior, drawn
 from deepcache_ext.forecast import Held, LineAndResponse
 from deepcache_ext.store import Call, RowStore
@@ -112,7 +112,8 @@ def test_elsewhere_the_output_is_the_outermost_blocks_own(settings, noisy, level
     outputs = []
     unet.out.register_forward_hook(lambda _out, _args, found: outputs.append(found))
     context = noise(2, 4, 64)
-    with SamplingPass(unet, settings, 4, noisy=noisy, levels=NoiseLevels(ALPHAS) if levels else None) as run:
+    known = NoiseLevels(ALPHAS) if levels else None
+    with SamplingPass(unet, settings, 4, sampler=SamplerKind(noisy=noisy), levels=known) as run:
         for step in range(4):
             run.start_evaluation()
             x, times = noise(2, 3, 32, 32, seed=step), torch.full((2,), 900 - 100 * step)
@@ -137,7 +138,7 @@ def test_an_output_of_unknown_noise_or_another_shape_stays_as_it_is(x, timed):
 def test_what_a_foreign_forward_returns_beside_tensors_stays_as_it_is():
     unet = TaggedUNet()
     unet.forward = lambda x, timesteps: [type(unet).forward(unet, x)]  # noqa: ARG005 - as a U-Net is called
-    with SamplingPass(unet, Settings(interval=2), noisy=True, levels=NoiseLevels(ALPHAS)) as run:
+    with SamplingPass(unet, Settings(interval=2), sampler=SamplerKind(noisy=True), levels=NoiseLevels(ALPHAS)) as run:
         for step in range(2):
             run.start_evaluation()
             (found,) = unet(torch.full((1, 2, 4, 4), float(step)), torch.full((1,), 500.0))

@@ -6,7 +6,7 @@ import weakref
 import pytest
 import torch
 
-from deepcache_ext import Action, SamplingPass, Settings
+from deepcache_ext import Action, SamplerKind, SamplingPass, Settings
 from deepcache_ext.forecast import Held, Line, LineAndResponse
 from demo.k_diffusion_parts import sampling
 from demo.samplers import SAMPLERS
@@ -27,7 +27,7 @@ def test_every_sampler_makes_the_planned_evaluations_and_the_same_picture_twice(
     prompts = model.prompts(2)
     pictures = []
     for _ in range(2):
-        with SamplingPass(model.unet, Settings(interval=2), sampler.evaluations(STEPS), stages=sampler.order) as run:
+        with SamplingPass(model.unet, Settings(interval=2), sampler.evaluations(STEPS), sampler=sampler.kind) as run:
             pictures.append(sampler.sample(model, prompts, STEPS, wrap=run.wrap))
         planned = [action.value for action in run.schedule.actions()]
         assert run.statistics.reused == planned.count("reuse")
@@ -159,7 +159,7 @@ def test_a_bad_total_is_answered_with_one_sentence(total):
 @pytest.mark.parametrize("stages", [0, 3, 1.5, None])
 def test_bad_stages_are_answered_with_one_sentence(stages):
     with pytest.raises(ValueError, match=r"^stages must be a whole number from 1 to 2; got "):
-        SamplingPass(TaggedUNet(), Settings(), stages=stages)
+        SamplerKind(stages=stages)
 
 
 def test_a_bad_view_is_answered_with_one_sentence():
@@ -215,7 +215,7 @@ def test_what_a_feature_has_become_depends_on_what_moves_the_input(model, noisy,
     def outputs(predictor):
         found = []
         settings = Settings(schedule="list", steps=(0, 1, 2))
-        with SamplingPass(model.unet, settings, 5, noisy=noisy, stages=stages, predictor=predictor) as run:
+        with SamplingPass(model.unet, settings, 5, sampler=SamplerKind(stages, noisy), predictor=predictor) as run:
             for step in range(5):
                 run.start_evaluation()
                 with torch.no_grad():
@@ -258,7 +258,8 @@ def test_where_only_blocks_can_follow_depth_0_counts_as_1():
         unet = TaggedUNet()
         ran = []
         unet.output_blocks[-1].register_forward_hook(lambda *_args, ran=ran: ran.append(1))
-        with SamplingPass(unet, Settings(interval=2, depth=depth, forecast=forecast), 4, noisy=noisy) as run:
+        chosen = Settings(interval=2, depth=depth, forecast=forecast)
+        with SamplingPass(unet, chosen, 4, sampler=SamplerKind(noisy=noisy)) as run:
             for _ in range(4):
                 run.start_evaluation()
                 unet(torch.zeros(1, 2, 4, 4))

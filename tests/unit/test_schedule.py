@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepcache_ext import Action, Schedule, Settings
+from deepcache_ext import Action, SamplerKind, Schedule, Settings
 from deepcache_ext.schedule import non_uniform, uniform, window
 
 # (total, interval, centre, power): what the function published with the paper returns
@@ -190,25 +190,25 @@ def full_of(settings, total, **options):
     ],
 )
 def test_two_stages_make_the_second_evaluation_of_a_step_in_full(interval, expected):
-    assert full_of(Settings(interval=interval), 13, stages=2) == expected
+    assert full_of(Settings(interval=interval), 13, sampler=SamplerKind(2)) == expected
 
 
 def test_two_stages_in_a_window_of_unknown_length_and_by_hand():
-    assert full_of(Settings(interval=4, start=0.5), 20, stages=2) == [*range(10), 10, 11, 15, 19]
-    unknown = Schedule(Settings(interval=2), None, 2)
+    assert full_of(Settings(interval=4, start=0.5), 20, sampler=SamplerKind(2)) == [*range(10), 10, 11, 15, 19]
+    unknown = Schedule(Settings(interval=2), None, SamplerKind(2))
     assert [unknown.action(index) is Action.REUSE for index in range(6)] == [False, False, True, False, True, False]
-    assert full_of(Settings(schedule="list", steps="0, 4, 8"), 10, stages=2) == [0, 4, 8]
+    assert full_of(Settings(schedule="list", steps="0, 4, 8"), 10, sampler=SamplerKind(2)) == [0, 4, 8]
 
 
 @given(interval=st.integers(2, 12), total=st.integers(2, 80), power=st.floats(1, 3))
 def test_two_stages_cost_at_most_one_evaluation_more(interval, total, power):
     for schedule in ("uniform", "non-uniform"):
         settings = Settings(interval=interval, schedule=schedule, center=total // 3, power=power)
-        assert len(full_of(settings, total, stages=2)) <= len(full_of(settings, total)) + 1
+        assert len(full_of(settings, total, sampler=SamplerKind(2))) <= len(full_of(settings, total)) + 1
 
 
 @given(total=st.integers(1, 60), start=st.floats(0, 1), center=st.integers(-5, 60), stages=st.integers(1, 2))
 def test_interval_one_never_reuses(total, start, center, stages):
     for schedule in ("uniform", "non-uniform"):
         settings = Settings(interval=1, schedule=schedule, center=center, start=start)
-        assert full_of(settings, total, stages=stages) == list(range(total))
+        assert full_of(settings, total, sampler=SamplerKind(stages)) == list(range(total))

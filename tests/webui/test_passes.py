@@ -7,7 +7,7 @@ import pytest
 import torch
 from modules import patches, script_callbacks, sd_models, sd_samplers, sd_samplers_common, sd_unet, shared
 
-from deepcache_ext.webui import host, infotext
+from deepcache_ext.webui import host, infotext, samplers
 from deepcache_ext.webui.options import CONTROLS
 from deepcache_ext.webui.passes import NOT_USED, OVERRIDES
 from tests.unit.unets import TaggedUNet, state_of
@@ -343,15 +343,15 @@ def test_a_refresh_waits_for_the_unconds_that_every_other_evaluation_leaves_out(
     assert controller.last_report.passes[0].statistics.missed == 0
 
 
-@pytest.mark.parametrize("method", ["evaluations", "stages", "loaded"])
-def test_an_error_of_our_own_leaves_the_picture_alone(controller, monkeypatch, caplog, method):
+@pytest.mark.parametrize(("module", "method"), [(samplers, "evaluations"), (samplers, "kind"), (host, "loaded")])
+def test_an_error_of_our_own_leaves_the_picture_alone(controller, monkeypatch, caplog, module, method):
     def fail(*_, **__):
         raise RuntimeError("ours")
 
     p = Processing()
     shared.state.begin()
     controller.begin_job(p, [ON])
-    monkeypatch.setattr(host, method, fail)
+    monkeypatch.setattr(module, method, fail)
     assert origins(sample(p)) == [0, 1, 2, 3, 4, 5]
     assert "DeepCache could not begin a pass" in caplog.text
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bench import macs
-from deepcache_ext import Schedule, Settings
+from deepcache_ext import SamplerKind, Schedule, Settings
 from deepcache_ext.webui import plan
 
 
@@ -45,6 +45,7 @@ def test_an_unknown_number_of_evaluations_is_said():
 
 def test_without_any_block_a_reuse_costs_nothing_unless_noise_is_added():
     settings = Settings(schedule="auto", speed_up=2.0, depth=0)
-    quiet, noisy = (plan.picture("txt2img", settings, 20, 20, "SD1", noisy=noisy) for noisy in (False, True))
+    kinds = (SamplerKind(noisy=noisy) for noisy in (False, True))
+    quiet, noisy = (plan.picture("txt2img", settings, 20, 20, "SD1", sampler=kind) for kind in kinds)
     assert "10 of 20 evaluations in full, the U-Net about 2.0x as fast" in quiet
     assert "9 of 20 evaluations in full, the U-Net about 2.0x as fast" in noisy
