@@ -57,12 +57,16 @@ def longest_gap(total: int) -> int:
     return max(2, math.ceil(total * LONGEST))
 
 
-def fewest(length: int, longest: int) -> int:
-    """Return how many of `length` evaluations have to be full if no gap, the last included, is above `longest`."""
-    return max(1, -(-length // longest))
-
-
 def placed(total: int, count: int, rule: Rule = Rule()) -> tuple[int, ...]:
+    """Return which `count` of `total` evaluations are full, or as many more as it takes for no gap to be too long."""
+    while True:
+        found = _spread(total, count, rule)
+        if rule.longest is None or max(np.diff([*found, total])) <= rule.longest or len(found) == total:
+            return found
+        count += 1
+
+
+def _spread(total: int, count: int, rule: Rule) -> tuple[int, ...]:
     """Return which `count` of `total` evaluations are full: 0, and from there on in gaps that never shrink.
 
     The gaps grow geometrically and the last full evaluation is half a gap from the end. No gap is below 1, nor below 2

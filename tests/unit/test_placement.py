@@ -79,7 +79,7 @@ def test_the_speed_up_is_the_one_asked_for_within_one_evaluation(total, speed_up
     schedule = Schedule(settings, total, SamplerKind(stages), reuse)
     found = full(schedule)
     assert found[0] == 0
-    if full_evaluations(total, speed_up, reuse) > 1:
+    if full_evaluations(total, speed_up, reuse) > 1 and not schedule.shortfall:
         assert abs(cost(schedule, reuse) * total - total / speed_up) <= 0.5 * (1 - reuse) + 1e-6
 
 
