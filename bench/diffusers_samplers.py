@@ -69,6 +69,6 @@ def _unipc(**options: Any) -> Any:
 
 DIFFUSERS_SAMPLERS = {
     "DDIM": DiffusersSampler(ddim),
-    "PLMS": DiffusersSampler(_plms, SamplerKind(multistep=True), extra_evaluations=1),
-    "UniPC": DiffusersSampler(_unipc, SamplerKind(multistep=True)),
+    "PLMS": DiffusersSampler(_plms, extra_evaluations=1),
+    "UniPC": DiffusersSampler(_unipc),
 }

@@ -105,12 +105,12 @@ class Held:
 class Line:
     """The line in time through the last two refreshes, as far as it would have led to the last one.
 
-    Before that is known it is trusted as it is.
+    Before that is known it is trusted by half.
     """
 
     remembers = True
     share = SHARE
-    _first_trust = 1.0
+    _first_trust = 0.5
 
     def first(self, feature: Tensor, x: Tensor, time: Tensor) -> Kept:
         return Kept(feature, x, time, torch.full((1,), self._first_trust, device=feature.device))
