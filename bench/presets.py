@@ -91,6 +91,18 @@ def gains(results: Iterable[Result]) -> str:
     return table(["sampler", "steps", "preset", "speed-up", *networks], rows)
 
 
+def summary(results: Iterable[Result]) -> str:
+    """Return a table with the least and the greatest mean gain of each preset, over all networks and steps."""
+    by_sampler: dict[str, dict[str, list[float]]] = {}
+    for r in results:
+        by_sampler.setdefault(r.sampler, {}).setdefault(r.preset, []).append(r.mean - r.fewer_mean)
+    rows = [
+        [sampler, *(f"{min(found[name]):+.1f} to {max(found[name]):+.1f}" if name in found else "" for name in PRESETS)]
+        for sampler, found in by_sampler.items()
+    ]
+    return table(["sampler", *PRESETS], rows)
+
+
 def main() -> None:
     """Measure what is asked for and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -118,6 +130,7 @@ def main() -> None:
         if guidance in options.guidance:
             print(f"\n{pictures} pictures, guidance {guidance:g}\n")
             print(gains(r for r in found if (r.guidance, r.pictures) == (guidance, pictures)))
+    print(f"\nLeast and greatest gain over fewer steps, in dB\n\n{summary(found)}")
 
 
 def _family(model: TinyModel) -> Family:

@@ -14,7 +14,7 @@ from deepcache_ext.unet import check_for_unet
 from deepcache_ext.webui import host, plan, samplers
 from deepcache_ext.webui.options import CONTROLS, SCHEDULES, Control, Flag, Options, given, resolved, written
 from deepcache_ext.webui.passes import Controller, JobReport
-from deepcache_ext.webui.presets import BALANCED, CUSTOM, PRESETS, Family, left_alone
+from deepcache_ext.webui.presets import BALANCED, CUSTOM, NO_CLOSER, PRESETS, Family, left_alone
 
 HOST_COMPONENTS = {
     "txt2img_steps": "steps",
@@ -149,7 +149,9 @@ def _picture(
     note = left_alone(steps, 1.0 if name == "txt2img" else denoising, decides_itself=itself)
     if note and options.values["preset"] != CUSTOM:
         settings = None
-    return plan.picture(name, settings, steps, evaluations, family, sampler=samplers.kind(sampler), note=note)
+    kind = samplers.kind(sampler)
+    no_closer = sampler if options.values["preset"] in NO_CLOSER.get(sampler, ()) else ""
+    return plan.picture(name, settings, steps, evaluations, family, sampler=kind, note=note, no_closer=no_closer)
 
 
 def report_html(report: JobReport) -> str:

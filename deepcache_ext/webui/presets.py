@@ -26,6 +26,11 @@ PRESETS: dict[str, Mapping[Family, Mapping[str, Any]]] = {
 
 NAMES = (*PRESETS, CUSTOM)
 
+NO_CLOSER: Mapping[str, frozenset[str]] = {
+    "DPM++ 2M SDE": frozenset(PRESETS),
+}
+"""The presets, by sampler, that are not sure to be closer than as many steps as cost the same; see docs/presets.csv."""
+
 
 def left_alone(steps: int, denoising: float, *, decides_itself: bool) -> str:
     """Return why presets leave a pass alone, or "".

@@ -17,6 +17,7 @@ from bench import (
     macs,
     placement,
     predictors,
+    preset_speed,
     presets,
     quality,
     report,
@@ -327,3 +328,19 @@ def test_distribution_compares_full_fewer_and_cached_pictures():
     assert [cell[1] for cell in cells] == methods
     assert len({cell[3] for cell in cells}) == len(cells)
     assert {len(cell) for cell in cells} == {len(distribution.HEADINGS)}
+
+
+@pytest.mark.usefixtures("small_networks")
+def test_whole_runs_are_timed_with_every_preset(monkeypatch, capsys):
+    options = ["--networks", "SD1.5", "SDXL", "--batch", "1", "--latent", "8", "--steps", "10", "--repeats", "1"]
+    monkeypatch.setattr(sys, "argv", ["preset_speed", *options])
+    preset_speed.main()
+    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines() if "8x8" in line]
+    assert [cells[:4] for cells in rows] == [
+        [f"{network}, 8x8", "2", sampler, preset]
+        for network in ("SD1.5", "SDXL")
+        for sampler in ("Euler", "Euler a")
+        for preset in ("Quality", "Balanced", "Fast")
+    ]
+    assert all(cells[6].endswith("x") and cells[7].endswith(" %") for cells in rows)
+    assert all(cells[8].endswith(" s") for cells in rows[:6])

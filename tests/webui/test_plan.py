@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from bench import macs
+from bench import macs, report
+from bench.presets import Result
 from deepcache_ext import SamplerKind, Schedule, Settings
 from deepcache_ext.webui import plan
+from deepcache_ext.webui.presets import NO_CLOSER
 
 
 def test_the_costs_are_those_of_the_bench():
@@ -49,3 +51,23 @@ def test_without_any_block_a_reuse_costs_nothing_unless_noise_is_added():
     quiet, noisy = (plan.picture("txt2img", settings, 20, 20, "SD1", sampler=kind) for kind in kinds)
     assert "10 of 20 evaluations in full, the U-Net about 2.0x as fast" in quiet
     assert "9 of 20 evaluations in full, the U-Net about 2.0x as fast" in noisy
+
+
+def test_where_fewer_steps_are_as_close_it_says_how_many():
+    settings = Settings(schedule="auto", speed_up=2.0, depth=0)
+    told = plan.picture("txt2img", settings, 20, 20, "SD1", no_closer="DPM++ 2M SDE")
+    assert "with DPM++ 2M SDE, 10 steps are about as close for the same time" in told
+    assert "as close" not in plan.picture("txt2img", settings, 20, 20, "SD1")
+
+
+def test_presets_that_are_no_closer_are_those_of_the_measurements():
+    found = {}
+    for result in report.read_csv(Result, Path("docs/presets.csv")):
+        if result.mean - result.fewer_mean <= result.gain_error:
+            found.setdefault(result.sampler, set()).add(result.preset)
+    assert {name: set(presets) for name, presets in NO_CLOSER.items()} == found
+
+
+def test_what_a_depth_rules_out_is_said():
+    told = plan.picture("txt2img", Settings(schedule="auto", speed_up=3.0, depth=7), 20, 20, "SD1")
+    assert "3x is out of reach at depth 7" in told
