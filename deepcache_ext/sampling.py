@@ -127,6 +127,7 @@ class SamplingPass:
         self._action = Action.FULL
         self._layout: Hashable = None
         self._call: Call | None = None
+        self._handed = 0
         self._all_reused = False
         self._postponed = False
         self._most_rows = 0
@@ -208,7 +209,7 @@ class SamplingPass:
         """
         self._hook.reset()
         self._index += 1
-        self._call = None
+        self._call, self._handed = None, 0
         self._action = self._planned(partial=partial, rose=self._sampler.jumps and self._has_risen(noise))
         if self._action is Action.FULL or layout != self._layout:
             self.forget()
@@ -233,16 +234,15 @@ class SamplingPass:
     def _choose(self, x: Tensor, timesteps: Tensor | None) -> View | None:
         if self._index < 0:
             return None
-        first_call = self._call is None
-        first = 0 if self._call is None else self._call.rows.stop
+        first, self._handed = self._handed, self._handed + len(x)
         timed = timesteps is not None and timesteps.numel() in {1, len(x)}
         times = _of_each_row(timesteps, x) if timesteps is not None and timed else x.new_zeros(len(x))
-        self._call = call = Call(range(first, first + len(x)), x, times, timed)
-        if call.rows.stop > self._most_rows:
-            self._most_rows = call.rows.stop
-            self._has_grown = self._action is Action.REUSE and not first_call
+        self._call = call = Call(range(first, self._handed), x, times, timed)
+        if self._handed > self._most_rows:
+            self._most_rows = self._handed
+            self._has_grown = self._action is Action.REUSE and first > 0
         view = None if self._action is Action.FULL else self._view_of(call)
-        self._count(reused=view is not None and view.reuses, first_call=first_call)
+        self._count(reused=view is not None and view.reuses, first_call=first == 0)
         return view
 
     def _view_of(self, call: Call) -> View:
