@@ -123,17 +123,21 @@ class RowStore:
         else:
             self.clear()
 
-    def keep(self, call: Call, walks: Mapping[int, Tensor], output: object = None) -> None:
+    def has(self, keys: Iterable[Hashable]) -> bool:
+        """Tell whether rows with all of these keys are kept of the last refresh."""
+        return self._current().keys() >= {*keys}
+
+    def keep(self, call: Call, walks: Mapping[int, Tensor], output: object = None) -> bool:
         """Keep the features of `call`, and of its `output` what is wanted, replacing what was kept of its rows.
 
         `walks` has one feature of shape (rows, channels, height, width) for each walk over the blocks, which is the
         store's from now on: with key 0 the walk over the call's own input, with other keys walks over anything else.
         Nothing is kept of a call in which a walk covered another number of rows than the call, since its rows can't be
-        told apart, or in which none of several walks is known to be the call's own.
+        told apart, or in which none of several walks is known to be the call's own. Returns whether something was.
         """
         before = self._removed(call.keys)
         if any(len(walk) != len(call.keys) for walk in walks.values()) or 0 not in walks:
-            return
+            return False
         signature = call.signature
         last = [
             place if place and place[0].signature == signature and place[0].walks == walks.keys() else None
@@ -153,6 +157,7 @@ class RowStore:
             if memory is not None:
                 kept[OUTPUT] = {name: _copied(tensor, rows) for name, tensor in memory.items()}
             self._put([call.keys[row] for row in rows], _Batch(signature, self._generation, kept))
+        return True
 
     def take(self, call: Call) -> dict[int, Tensor] | None:
         """Return a fresh tensor of shape (rows, channels, height, width) for each walk's key, or None.
