@@ -31,7 +31,9 @@ ViewName = Literal["auto", "compact", "full-length"]
 RISE = 1.001
 """By how much noise levels have to rise for it to count; rounding is less."""
 OTHERS = "features of other pictures came along; computed in full"
+SWITCHED = "the prompts changed in most evaluations that were to reuse; computed in full"
 NOTHING_KEPT = "nothing could be kept of the U-Net's calls; computed in full"
+NOTHING_FITTED = "no kept feature fitted a later call; computed in full"
 
 
 @dataclass
@@ -51,7 +53,7 @@ class Statistics:
     kept: int = 0
     """U-Net calls of which features were kept."""
     switched: int = 0
-    """Evaluations meant to reuse that ran in full, because some of their rows were new."""
+    """Evaluations meant to reuse that ran in full, because some of their rows were new, or had been just before."""
     others: bool = False
     """Whether calls came that were not the host's own cut of its batch, after which all was computed in full."""
     error: str = ""
@@ -62,11 +64,11 @@ class Statistics:
         """Why less was cached than planned, as a sentence without its full stop; "" where nothing went amiss."""
         if self.error or self.others:
             return self.error or OTHERS
-        if self.reused or not self.missed:
-            return ""
-        if self.switched and self.kept:
-            return "the prompts changed whenever a reuse was due; computed in full"
-        return "no kept feature fitted a later call; computed in full" if self.kept else NOTHING_KEPT
+        if not self.kept:
+            return NOTHING_KEPT if self.missed else ""
+        if self.switched > self.reused:
+            return SWITCHED
+        return NOTHING_FITTED if self.missed and not self.reused else ""
 
 
 class SamplingPass:
@@ -258,7 +260,9 @@ class SamplingPass:
         self._meant = self._planned(partial=partial, rose=self._sampler.jumps and self._has_risen(noise))
         self._action = Action.FULL if self.statistics.others else self._meant
         known = keys is None or self._store.has(keys)
-        self._renews = not known and len(self._store) > 0 and self._predictor.remembers
+        new = not known and len(self._store) > 0
+        self.statistics.switched += (self._renews or new) and self.schedule.action(self._index) is Action.REUSE
+        self._renews = new and self._predictor.remembers
         if self._action is Action.FULL or layout != self._layout:
             self.forget()
         elif self._action is Action.REFRESH:
@@ -266,7 +270,6 @@ class SamplingPass:
             self._shapes.clear()
         elif not known:
             self._action = Action.REFRESH
-            self.statistics.switched += 1
         self._layout = layout
         return self._action
 

@@ -9,7 +9,7 @@ from torch import nn
 from bench.launches import READ_BACK, Operations
 from deepcache_ext import Action, SamplingPass, Settings
 from deepcache_ext.rows import Batch, Rows
-from deepcache_ext.sampling import NOTHING_KEPT, OTHERS
+from deepcache_ext.sampling import NOTHING_FITTED, NOTHING_KEPT, OTHERS, SWITCHED
 from tests.unit.unets import TaggedUNet
 
 KINDS = ("cond", "uncond")
@@ -171,7 +171,7 @@ def test_a_prompt_that_changes_is_computed_in_full_and_twice_for_a_line():
     for forecast, expected in (("off", [0, 0, 2, 2, 2, 2]), ("on", [0, 0, 2, 3, 3, 3])):
         found, statistics = keyed(TaggedUNet(), ["au"] * 2 + ["bu"] * 4, Settings(interval=6, forecast=forecast))
         assert [row for row, _ in found] == [row for _, row in found] == expected
-        assert (statistics.switched, statistics.reason) == (1, "")
+        assert (statistics.switched, statistics.reason) == (1 + (forecast == "on"), "")
 
 
 def test_prompts_that_take_turns_are_never_mixed_up():
@@ -179,7 +179,7 @@ def test_prompts_that_take_turns_are_never_mixed_up():
     assert [row for row, _ in found] == [0, 1, 0, 1, 4, 5, 4, 5]
     found, statistics = keyed(TaggedUNet(), ["au", "bu"] * 4, Settings(interval=2))
     assert [row for row, _ in found] == [*range(8)]
-    assert statistics.reason == "the prompts changed whenever a reuse was due; computed in full"
+    assert statistics.reason == SWITCHED
 
 
 def test_an_evaluation_of_fewer_rows_than_keys_ends_the_caching():
@@ -237,7 +237,7 @@ def test_a_pass_whose_reuses_all_missed_says_so():
             run.start_evaluation()
             unet(torch.zeros(1, 2, size, size))
     assert (run.statistics.reused, run.statistics.missed) == (0, 2)
-    assert run.statistics.reason == "no kept feature fitted a later call; computed in full"
+    assert run.statistics.reason == NOTHING_FITTED
 
 
 @pytest.mark.parametrize("settings", [Settings(interval=1), Settings(interval=2)], ids=["interval 1", "interval 2"])
