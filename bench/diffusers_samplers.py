@@ -22,6 +22,8 @@ class DiffusersSampler:
     scheduler: Callable[..., Any]
     kind: SamplerKind = SamplerKind()
     extra_evaluations: int = 0
+    eta: float = 0.0
+    """How much noise DDIM adds, as a part of what an ancestral sampler does."""
 
     def evaluations(self, steps: int) -> int:
         """Return how many denoiser calls `steps` steps make."""
@@ -42,15 +44,18 @@ class DiffusersSampler:
         betas = 1 - model.alphas_cumprod / torch.cat([torch.ones(1), model.alphas_cumprod[:-1]])
         scheduler = self.scheduler(trained_betas=betas.numpy(), num_train_timesteps=len(betas), steps_offset=1)
         scheduler.set_timesteps(steps)
+        torch.manual_seed(seed)
         predict = wrap(model.noise_predictor(prompts, guidance))
         x = model.noise(len(prompts), seed) * scheduler.init_noise_sigma
         for timestep in scheduler.timesteps:
             eps = predict(scheduler.scale_model_input(x, timestep), timestep.expand(len(x)))
-            x = scheduler.step(eps, timestep, x).prev_sample
+            noise = {"eta": self.eta} if self.eta else {}
+            x = scheduler.step(eps, timestep, x, **noise).prev_sample
         return model.decode(x)
 
 
-def _ddim(**options: Any) -> Any:
+def ddim(**options: Any) -> Any:
+    """Return diffusers' DDIM as the WebUI has it."""
     return DDIMScheduler(**options, clip_sample=False, set_alpha_to_one=False)
 
 
@@ -63,7 +68,7 @@ def _unipc(**options: Any) -> Any:
 
 
 DIFFUSERS_SAMPLERS = {
-    "DDIM": DiffusersSampler(_ddim),
-    "PLMS": DiffusersSampler(_plms, SamplerKind(multistep=True), extra_evaluations=1),
-    "UniPC": DiffusersSampler(_unipc, SamplerKind(multistep=True)),
+    "DDIM": DiffusersSampler(ddim),
+    "PLMS": DiffusersSampler(_plms, extra_evaluations=1),
+    "UniPC": DiffusersSampler(_unipc),
 }

@@ -1,71 +1,129 @@
-"""How close are the pictures of each preset, and of fewer steps that are as fast?
+"""Is what each preset gives closer to the full picture than as many steps as cost the same, on networks of every kind?
 
-Sampled on the demo's trained model with classifier-free guidance, with the presets' settings for SD1 and SD1.5's cost
-of a reuse. Fewer steps are as many as come nearest to the same compute.
+Each preset is run at its own speed, and as many steps as come nearest to its compute, on the small networks of
+demo/tiny_model.py. PSNR to the uncached picture of the same seed and all steps, its mean over the pictures and the mean
+of their worst tenth; compute is counted with SD1.5's cost of a reuse on networks of SD1's and SD2's blocks, and with
+SDXL's on those of SDXL's. A table that is there already is read back with --show.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
-from bench.closeness import SAMPLERS
-from bench.report import mean_and_worst, row, standard_error, table, written_on
+from bench.report import read_csv, standard_error, table, worst_tenth, write_csv, written_on
 from bench.runs import ALL_SAMPLERS, Task
-from bench.walk import share
 from deepcache_ext import Settings
-from deepcache_ext.webui.presets import PRESETS
+from deepcache_ext.webui.plan import reuse_cost
+from deepcache_ext.webui.presets import PRESETS, Family
+from demo import tiny_model
 from demo.pictures import psnr
 from demo.tiny_model import TinyModel
 
-HEADINGS = ("sampler", "preset", "speed-up", "PSNR dB, mean (worst tenth)", "fewer steps", "their PSNR", "gain")
-COST_MODEL = "SD1.5"
+SAMPLERS = (
+    "Euler", "DDIM", "Euler a", "Heun", "DPM++ 2M", "UniPC", "LMS", "PLMS", "DPM++ 2M SDE", "DPM++ 3M SDE",
+)  # fmt: skip
 
 
-def compare(task: Task, steps: int) -> Iterator[list[str]]:
-    """Yield the cells of a row for each preset."""
+@dataclass(frozen=True)
+class Result:
+    """One preset on one network, and fewer steps at about the same compute."""
+
+    network: str
+    sampler: str
+    steps: int
+    guidance: float
+    pictures: int
+    preset: str
+    speed_up: float
+    mean: float
+    worst: float
+    """Mean of the worst tenth of the pictures."""
+    fewer: int
+    """As many steps cost about the same."""
+    fewer_mean: float
+    fewer_worst: float
+    gain_error: float
+    """Standard error of the mean gain over fewer steps."""
+
+    @property
+    def case(self) -> tuple[object, ...]:
+        """What is measured once."""
+        return self.network, self.sampler, self.steps, self.guidance, self.pictures, self.preset
+
+    @property
+    def gain(self) -> str:
+        """What the preset gains over fewer steps in dB, ± its standard error, and in brackets in the worst tenth."""
+        gain, worst = self.mean - self.fewer_mean, self.worst - self.fewer_worst
+        return f"{gain:+.1f} ± {self.gain_error:.1f} ({worst:+.1f})"
+
+
+def compare(task: Task, steps: int) -> Iterator[Result]:
+    """Yield a result for each preset."""
     sampler = ALL_SAMPLERS[task.sampler]
-    total = sampler.evaluations(steps)
+    total, family = sampler.evaluations(steps), _family(task.model)
     reference = task.run(steps).pictures
     for name, settings in PRESETS.items():
-        chosen = Settings(**settings["SD1"])
-        depth = chosen.depth_for(noisy=sampler.kind.noisy)
-        run = task.run(steps, chosen)
-        compute = run.compute(share(COST_MODEL, depth, depth))
+        chosen = Settings(**settings[family])
+        reuse = reuse_cost(chosen.depth_for(noisy=sampler.kind.noisy), family)
+        run = task.run(steps, chosen, reuse=reuse)
+        compute = run.compute(reuse)
         fewer = min(range(2, steps + 1), key=lambda count: abs(sampler.evaluations(count) - compute))
-        cached = psnr(run.pictures, reference)
-        without = psnr(task.run(fewer).pictures, reference)
-        gains = cached - without
-        gain = f"{gains.mean():+.1f} ± {standard_error(gains):.1f}"
-        speed_up, as_fast = (f"{total / cost:.2f}x" for cost in (compute, sampler.evaluations(fewer)))
-        yield [
-            task.sampler,
-            name,
-            speed_up,
-            mean_and_worst(cached),
-            f"{fewer}, {as_fast}",
-            mean_and_worst(without),
-            gain,
-        ]
+        cached, without = psnr(run.pictures, reference), psnr(task.run(fewer).pictures, reference)
+        figures = float(cached.mean()), worst_tenth(cached), fewer, float(without.mean()), worst_tenth(without)
+        case = task.model.name, task.sampler, steps, task.guidance, task.pictures, name, total / compute
+        yield Result(*case, *figures, standard_error(cached - without))
+
+
+def gains(results: Iterable[Result]) -> str:
+    """Return a table with a row for each sampler, number of steps and preset, and a column for each network."""
+    by_case = {(r.sampler, r.steps, r.preset, r.network): r for r in results}
+    networks = [name for name in tiny_model.NAMES if any(name == case[3] for case in by_case)]
+    rows = []
+    for sampler, steps, preset in dict.fromkeys(case[:3] for case in by_case):
+        found = [by_case.get((sampler, steps, preset, network)) for network in networks]
+        speed_ups = sorted({f"{result.speed_up:.2f}x" for result in found if result})
+        cells = [result.gain if result else "" for result in found]
+        rows.append([sampler, f"{steps}", preset, ", ".join(speed_ups), *cells])
+    return table(["sampler", "steps", "preset", "speed-up", *networks], rows)
 
 
 def main() -> None:
-    """Print the table."""
+    """Measure what is asked for and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", nargs="+", choices=tiny_model.NAMES, default=tiny_model.NAMES)
     parser.add_argument("--samplers", nargs="+", choices=ALL_SAMPLERS, default=SAMPLERS)
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--steps", nargs="+", type=int, default=[20, 30])
     parser.add_argument("--pictures", type=int, default=64)
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--guidance", type=float, default=3.0)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--guidance", nargs="+", type=float, default=[4.0])
+    parser.add_argument("--out", type=Path, default=Path("docs/presets.csv"), help="what is there is added to")
+    parser.add_argument("--show", action="store_true", help="print the table of what is there")
     options = parser.parse_args()
+    found = read_csv(Result, options.out) if options.out.exists() else []
     print(written_on())
-    print(f"{options.steps} steps, {options.pictures} pictures, guidance {options.guidance:g}\n")
-    print(table(HEADINGS, []), flush=True)
-    model = TinyModel()
-    for name in options.samplers:
-        task = Task(model, name, options.pictures, options.batch, options.guidance)
-        for cells in compare(task, options.steps):
-            print(row(cells), flush=True)
+    if not options.show:
+        for network in options.networks:
+            model = TinyModel(network)
+            for steps, name, guidance in itertools.product(options.steps, options.samplers, options.guidance):
+                task = Task(model, name, options.pictures, options.batch, guidance)
+                for result in compare(task, steps):
+                    found = [other for other in found if other.case != result.case] + [result]
+                    print(*result.case, f"{result.speed_up:.2f}x", result.gain, flush=True)
+                write_csv(found, options.out)
+    for guidance, pictures in dict.fromkeys((result.guidance, result.pictures) for result in found):
+        if guidance in options.guidance:
+            print(f"\n{pictures} pictures, guidance {guidance:g}\n")
+            print(gains(r for r in found if (r.guidance, r.pictures) == (guidance, pictures)))
+
+
+def _family(model: TinyModel) -> Family:
+    if model.config.get("package") == "sgm":
+        return "SDXL"
+    return "SD2" if model.prediction == "v" else "SD1"
 
 
 if __name__ == "__main__":

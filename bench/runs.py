@@ -50,9 +50,11 @@ class Task:
         *,
         paired: bool = True,
         predictor: Predictor | None = None,
+        reuse: float | None = None,
     ) -> Run:
         """Sample in `steps` steps, cached by `settings` if there are any, and with another `predictor` than usual.
 
+        `reuse` is its cost as a part of a full evaluation, about SD1's if it is None.
         Unless `paired`, a second-order sampler is scheduled as if each of its evaluations were a step of its own.
         """
         sampler = ALL_SAMPLERS[self.sampler]
@@ -71,6 +73,7 @@ class Task:
                 settings,
                 total,
                 sampler=kind,
+                reuse=reuse,
                 levels=self.model.levels,
                 predictor=predictor,
             ) as run:

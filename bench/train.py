@@ -5,7 +5,7 @@
     python3 dev.py bench train clipart --pictures FOLDER
 
 FOLDER has the unpacked packages that bench/training_pictures.py names. Each takes about an hour on one core, and writes
-its weights in float16 beside the demo's. "emoji" has SDXL's blocks and predicts the noise, "clipart" has SD2's and
+its weights beside the demo's. "emoji" has SDXL's blocks and predicts the noise, "clipart" has SD2's and
 predicts v; both work on latents of 128x128 pictures.
 """
 
@@ -20,12 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from bench.training_pictures import BACKGROUNDS, SIZE, Motifs, motifs
-from demo import tiny_model
+from demo import tiny_model, weights
 from demo.autoencoder import FACTOR, LATENT_CHANNELS, Decoder, Encoder
 
 SETS = ("emoji", "clipart")
@@ -98,16 +97,16 @@ def train_autoencoder(sets: list[Motifs], minutes: float, batch: int) -> None:
     with torch.no_grad():  # latents of mean 0 and variance 1
         last.weight.div_(std.view(-1, 1, 1, 1))
         last.bias.sub_(mean).div_(std)
-    weights = {f"encoder.{key}": value for key, value in encoder.state_dict().items()}
-    weights |= {f"decoder.{key}": value for key, value in decoder.state_dict().items()}
-    save_file({key: value.half() for key, value in weights.items()}, _autoencoder_file())
+    kept = {f"encoder.{key}": value for key, value in encoder.state_dict().items()}
+    kept |= {f"decoder.{key}": value for key, value in decoder.state_dict().items()}
+    weights.save(kept, _autoencoder_file())
 
 
 def train_network(name: str, found: Motifs, minutes: float, batch: int) -> None:
     """Train one network on the latents of its pictures, and write it with its configuration."""
     encoder = Encoder()
-    weights = load_file(_autoencoder_file())
-    encoder.load_state_dict({k.removeprefix("encoder."): v.float() for k, v in weights.items() if "encoder." in k})
+    kept = weights.load(_autoencoder_file())
+    encoder.load_state_dict({k.removeprefix("encoder."): v for k, v in kept.items() if k.startswith("encoder.")})
     latents, words = _latents(encoder, found)
     mean, std = latents.mean((0, 2, 3)), float(latents.std())
     latents = (latents - mean.view(-1, 1, 1)) / std
@@ -149,7 +148,7 @@ def train_network(name: str, found: Motifs, minutes: float, batch: int) -> None:
     files = tiny_model.files(name)
     kept = {f"model.diffusion_model.{key}": value for key, value in clock.mean["unet"].state_dict().items()}
     kept["cond_embed.weight"] = clock.mean["embedding"].weight.detach()
-    save_file({key: value.half() for key, value in kept.items()}, files.with_suffix(".safetensors"))
+    weights.save(kept, files.with_suffix(".safetensors"))
     files.with_suffix(".json").write_text(json.dumps(config, indent=1), encoding="utf-8")
 
 

@@ -87,12 +87,12 @@ class Held:
 class Line:
     """The line in time through the last two refreshes, as far as it would have led to the last one.
 
-    Before that is known it is trusted as it is. Of the feature before the last one its difference to the last is kept.
+    Before that is known it is trusted by half. Of the feature before the last one its difference to the last is kept.
     """
 
     remembers = True
     share = SHARE
-    _first_trust = 1.0
+    _first_trust = 0.5
 
     def first(self, feature: Tensor, _x: Tensor, times: Tensor) -> Kept:
         return {"feature": feature, "time": times.to(torch.float32, copy=True)}

@@ -16,6 +16,8 @@ LONGEST = 0.25
 """The longest way from one full evaluation to the next, as a part of the run; see bench/placement.py."""
 LONGEST_UNPLANNED = 5
 """The longest interval of a run whose number of evaluations nobody knows."""
+SPARSE = 2.3
+"""From how many evaluations on for each full one no two growing gaps are of 1."""
 _HALVINGS = 60
 
 
@@ -33,14 +35,18 @@ def interval(speed_up: float, reuse: float) -> int:
     return 50 if spare <= (1 - reuse) / 50 else math.ceil(round((1 - reuse) / spare, 6))
 
 
+SPARED = 2
+"""How many evaluations at the end of a run with even gaps reuse: the picture shows least of them."""
+FEWEST_SHORT = 4
+"""With fewer gaps of 1 before those of 2 there are none: the line through two neighbours leads astray at the change."""
+
+
 @dataclass(frozen=True)
 class Rule:
     """How full evaluations are spread over a run."""
 
     growth: float = 6.0
-    """How many times as far apart they are at the end as at the start."""
-    sparse: float = 2.3
-    """From how many evaluations on for each full one no two full ones follow each other."""
+    """How many times as far apart they are at the end as at the start; 1 for gaps of at most two neighbouring sizes."""
     spare_last: bool = True
     """Whether the last evaluation, which the picture shows least of, is full only if all are."""
     longest: int | None = None
@@ -48,8 +54,13 @@ class Rule:
 
 
 def rule_for(sampler: SamplerKind) -> Rule:
-    """Return how full evaluations are spread for a sampler of this kind; found with bench/placement.py."""
-    return Rule()
+    """Return how full evaluations are spread for a sampler of this kind.
+
+    Gaps that grow follow what the picture shows, which early evaluations decide. A sampler that extrapolates from its
+    last outputs enlarges the error of one that differs from the next in kind, so there gaps are even. See
+    docs/closeness.md.
+    """
+    return Rule(growth=1.0 if sampler.extrapolates else 6.0)
 
 
 def longest_gap(total: int) -> int:
@@ -57,25 +68,49 @@ def longest_gap(total: int) -> int:
     return max(2, math.ceil(total * LONGEST))
 
 
-def fewest(length: int, longest: int) -> int:
-    """Return how many of `length` evaluations have to be full if no gap, the last included, is above `longest`."""
-    return max(1, -(-length // longest))
-
-
 def placed(total: int, count: int, rule: Rule = Rule()) -> tuple[int, ...]:
+    """Return which `count` of `total` evaluations are full, or as many more as it takes for no gap to be too long."""
+    while True:
+        found = _spread(total, count, rule)
+        if rule.longest is None or max(np.diff([*found, total])) <= rule.longest or len(found) == total:
+            return found
+        count += 1
+
+
+def _spread(total: int, count: int, rule: Rule) -> tuple[int, ...]:
     """Return which `count` of `total` evaluations are full: 0, and from there on in gaps that never shrink.
 
-    The gaps grow geometrically and the last full evaluation is half a gap from the end. No gap is below 1, nor below 2
-    from the rule's `sparse` on. Early evaluations decide what the picture shows, so a reuse there costs it most; and a
-    line through two refreshes that are closer together than the reuse is to them leads astray, hence no gap is shorter
-    than the one before it, and where there are too few full evaluations for more than one or two gaps of 1 there are
-    none.
+    Early evaluations decide what the picture shows, so a reuse there costs it most; and a line through two refreshes
+    that are closer together than the reuse is to them leads astray, hence no gap is shorter than the one before it.
     """
     if count >= total:
         return tuple(range(total))
     if count == 1:
         return (0,)
-    shortest = 1.0 if total / count < rule.sparse else 2.0
+    return _even(total, count, rule) if rule.growth == 1 else _growing(total, count, rule)
+
+
+def _even(total: int, count: int, rule: Rule) -> tuple[int, ...]:
+    """Return about `count` full evaluations in gaps of at most two neighbouring sizes, the last `SPARED` reused.
+
+    They are fewer where there would be some gaps of 1 but not `FEWEST_SHORT`.
+    """
+    spared = max(SPARED + 1, total // count) if rule.spare_last else 1
+    last = max(total - spared, count - 1)
+    gap, longer = divmod(last, count - 1)
+    shorter = count - 1 - longer
+    if gap == 1 and longer and shorter < FEWEST_SHORT:
+        return _spread(total, count - 1, rule)
+    return (0, *np.cumsum([gap] * shorter + [gap + 1] * longer).tolist())
+
+
+def _growing(total: int, count: int, rule: Rule) -> tuple[int, ...]:
+    """Return `count` full evaluations in gaps that grow geometrically, the last of them half a gap from the end.
+
+    No gap is below 1, nor below 2 from `SPARSE` on, where there are too few full evaluations for more than one or two
+    gaps of 1.
+    """
+    shortest = 1.0 if total / count < SPARSE else 2.0
     shape = rule.growth ** ((np.arange(count - 1) + 0.5) / (count - 1))
     longest = float(max(shortest, rule.longest or total))
     gaps = _gaps(shape, shortest, longest, total, 0.5)

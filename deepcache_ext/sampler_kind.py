@@ -20,8 +20,8 @@ class SamplerKind:
     """Evaluations in a step: 2 for Heun, DPM2, DPM++ 2S a and DPM++ SDE."""
     noisy: bool = False
     """Whether noise is added between evaluations: ancestral and SDE samplers, LCM, churn, DDIM with an eta."""
-    multistep: bool = False
-    """Whether a step uses outputs of earlier steps: DPM++ 2M and its SDE kin, UniPC, PLMS, LMS."""
+    extrapolates: bool = False
+    """Whether a step goes on along the last outputs, so that errors in them grow: DPM++ 2M, its SDE kin, LMS."""
     jumps: bool = False
     """Whether the noise may rise again in mid-run, as it does with Restart."""
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from deepcache_ext.placement import LONGEST_UNPLANNED, fewest, full_evaluations, interval, longest_gap, placed, rule_for
+from deepcache_ext.placement import LONGEST_UNPLANNED, full_evaluations, interval, longest_gap, placed, rule_for
 from deepcache_ext.sampler_kind import SamplerKind
 from deepcache_ext.settings import LAST_STEP, Number, Settings, WholeNumber, accepted
 
@@ -180,17 +180,30 @@ class Schedule:
         return full_evaluations(length, self.settings.speed_up, self.reuse)
 
     def _placed(self, inside: range, total: int) -> tuple[int, ...]:
+        """Return the full evaluations in the window: as many as the speed leaves there.
+
+        Where the plan of the whole run has more in the window it is kept, so that a window never thins out what it has
+        inside.
+        """
+        if len(inside) == total:
+            return self._spread(inside, total)
+        first = inside.start
+        of_run = {first, *(index for index in self._spread(range(total), total) if index in inside)}
+        of_window = self._spread(inside, total)
+        return of_window if len(of_window) > len(of_run) else tuple(sorted(of_run))
+
+    def _spread(self, inside: range, total: int) -> tuple[int, ...]:
         stages = self.sampler.stages
         deciding = [index for index in inside if index % stages == stages - 1]
         others = [index for index in inside if index != inside.start and index not in deciding]
         chosen = {inside.start}
-        longest = longest_gap(total // stages)
-        count = max(self._wanted(len(inside)), fewest(len(deciding), longest))
+        count = self._wanted(len(inside))
+        rule = replace(rule_for(self.sampler), longest=longest_gap(total // stages))
         for group in (deciding, others):
-            left = count - len(chosen.difference(group))
+            left = max(count - len(chosen.difference(group)), 1 if group is deciding else 0)
             if group and left > 0:
-                rule = replace(rule_for(self.sampler), spare_last=group[-1] == total - 1, longest=longest)
-                chosen.update(group[position] for position in placed(len(group), left, rule))
+                of_group = replace(rule, spare_last=group[-1] == total - 1)
+                chosen.update(group[position] for position in placed(len(group), left, of_group))
         return tuple(sorted(chosen))
 
     def _reuses(self, index: int) -> bool:

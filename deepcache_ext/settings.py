@@ -121,7 +121,7 @@ class Settings:
         2.0,
         Number(1.0, 4.0),
         "Speed-up",
-        "How many times as fast the U-Net is to be. Higher is less close to the full picture.",
+        "How many times as fast the U-Net is to be from Start to End. Higher is less close to the full picture.",
     )
     interval: int = setting(
         3,
@@ -133,8 +133,9 @@ class Settings:
         1,
         WholeNumber(0, 11),
         "Depth",
-        "Outer block pairs that always run. Higher is slower and mostly closer. With 0 only the output layer does; "
-        "where a sampler adds noise, or nothing is forecast, 0 counts as 1.",
+        "Outer block pairs that always run. Higher is slower and mostly closer; at a given speed-up it leaves fewer "
+        "full evaluations, which is less close. With 0 only the output layer runs; where a sampler adds noise, or "
+        "nothing is forecast, 0 counts as 1.",
     )
     center: int = setting(
         15,

@@ -59,7 +59,7 @@ class Sampler:
 _TWO_STAGES = SamplerKind(stages=2)
 _NOISY = SamplerKind(noisy=True)
 _NOISY_TWO_STAGES = SamplerKind(stages=2, noisy=True)
-_NOISY_MULTISTEP = SamplerKind(noisy=True, multistep=True)
+_NOISY_EXTRAPOLATING = SamplerKind(noisy=True, extrapolates=True)
 
 SAMPLERS = {
     "Euler": Sampler(sampling.sample_euler),
@@ -68,9 +68,9 @@ SAMPLERS = {
     "DPM2": Sampler(sampling.sample_dpm_2, _TWO_STAGES),
     "DPM2 a": Sampler(sampling.sample_dpm_2_ancestral, _NOISY_TWO_STAGES),
     "DPM++ 2S a": Sampler(sampling.sample_dpmpp_2s_ancestral, _NOISY_TWO_STAGES, karras=True),
-    "DPM++ 2M": Sampler(sampling.sample_dpmpp_2m, SamplerKind(multistep=True), karras=True),
+    "DPM++ 2M": Sampler(sampling.sample_dpmpp_2m, SamplerKind(extrapolates=True), karras=True),
     "DPM++ SDE": Sampler(sampling.sample_dpmpp_sde, _NOISY_TWO_STAGES, karras=True),
-    "DPM++ 2M SDE": Sampler(sampling.sample_dpmpp_2m_sde, _NOISY_MULTISTEP, karras=True),
-    "DPM++ 3M SDE": Sampler(sampling.sample_dpmpp_3m_sde, _NOISY_MULTISTEP, karras=True),
-    "LMS": Sampler(sampling.sample_lms, SamplerKind(multistep=True)),
+    "DPM++ 2M SDE": Sampler(sampling.sample_dpmpp_2m_sde, _NOISY_EXTRAPOLATING, karras=True),
+    "DPM++ 3M SDE": Sampler(sampling.sample_dpmpp_3m_sde, _NOISY_EXTRAPOLATING, karras=True),
+    "LMS": Sampler(sampling.sample_lms, SamplerKind(extrapolates=True)),
 }

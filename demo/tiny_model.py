@@ -1,4 +1,4 @@
-"""Small trained text-conditioned U-Nets, each with its noise schedule; weights in float16 lie beside this file.
+"""Small trained text-conditioned U-Nets, each with its noise schedule; weights lie beside this file.
 
 All are trained with SD1's noise schedule and classifier-free guidance dropout:
 
@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from deepcache_ext.denoised import NoiseLevels, Prediction
-from demo import unet_packages
+from demo import unet_packages, weights
 from demo.autoencoder import Decoder
 from demo.k_diffusion_parts import external
 
@@ -62,10 +61,10 @@ class TinyModel(nn.Module):
         super().__init__()
         self.name = name
         self.config: dict[str, Any] = json.loads(files(name).with_suffix(".json").read_text(encoding="utf-8"))
-        weights = {key: value.float() for key, value in load_file(files(name).with_suffix(".safetensors")).items()}
-        self._embedding = weights.pop("cond_embed.weight")
+        stored = weights.load(files(name).with_suffix(".safetensors"))
+        self._embedding = stored.pop("cond_embed.weight")
         self.unet = unet_class(self.config.get("package", "ldm"))(**self.config["unet"])
-        self.unet.load_state_dict({key.removeprefix(_UNET_PREFIX): value for key, value in weights.items()})
+        self.unet.load_state_dict({key.removeprefix(_UNET_PREFIX): value for key, value in stored.items()})
         self._decoder: Decoder | None = None
         if "autoencoder" in self.config:
             self._decoder = _decoder(files(name).with_name(self.config["autoencoder"]))
@@ -157,6 +156,6 @@ class TinyModel(nn.Module):
 def _decoder(file: Path) -> Decoder:
     prefix = "decoder."
     decoder = Decoder()
-    kept = {key: value.float() for key, value in load_file(file).items() if key.startswith(prefix)}
+    kept = {key: value for key, value in weights.load(file).items() if key.startswith(prefix)}
     decoder.load_state_dict({key.removeprefix(prefix): value for key, value in kept.items()})
     return decoder

@@ -14,7 +14,7 @@ from deepcache_ext.unet import check_for_unet
 from deepcache_ext.webui import host, plan, samplers
 from deepcache_ext.webui.options import CONTROLS, SCHEDULES, Control, Flag, Options, given, resolved, written
 from deepcache_ext.webui.passes import Controller, JobReport
-from deepcache_ext.webui.presets import BALANCED, CUSTOM, PRESETS, Family, too_few
+from deepcache_ext.webui.presets import BALANCED, CUSTOM, PRESETS, Family, left_alone
 
 HOST_COMPONENTS = {
     "txt2img_steps": "steps",
@@ -145,7 +145,8 @@ def _picture(
 ) -> str:
     evaluations = samplers.evaluations(sampler, steps, img2img=name != "txt2img", scheduler=scheduler)
     settings = options.hires if name == "hires" else options.base
-    note = too_few(steps, 1.0 if name == "txt2img" else denoising)
+    itself = sampler in samplers.DECIDES_ITSELF
+    note = left_alone(steps, 1.0 if name == "txt2img" else denoising, decides_itself=itself)
     if note and options.values["preset"] != CUSTOM:
         settings = None
     return plan.picture(name, settings, steps, evaluations, family, sampler=samplers.kind(sampler), note=note)
@@ -163,7 +164,7 @@ def report_html(report: JobReport) -> str:
             done.statistics.reused,
             done.plan,
             f"{done.unet_seconds:.1f} s",
-            f"{done.speed_up:.2f}x",
+            f"{done.speed_up:.2f}x" if done.speed_up > 1 else "",
             done.reason,
         )
         for done in report.passes

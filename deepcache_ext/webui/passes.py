@@ -23,7 +23,7 @@ from deepcache_ext.timer import CallTimer
 from deepcache_ext.webui import host, samplers
 from deepcache_ext.webui.options import INFOTEXT_KEYS, Options, given, overridden, resolved
 from deepcache_ext.webui.plan import reuse_cost
-from deepcache_ext.webui.presets import CUSTOM, too_few
+from deepcache_ext.webui.presets import CUSTOM, left_alone
 
 logger = logging.getLogger("deepcache")
 
@@ -50,7 +50,10 @@ class PassReport:
     """Of the sampler's whole run."""
     unet_seconds: float = 0.0
     speed_up: float = 1.0
-    """Of the U-Net calls, over the same number of full ones as this pass made them."""
+    """Of the U-Net calls, over the same number of full ones as this pass made them; 1 where it can't be told.
+
+    That is where the sampler decides itself how often it evaluates: without the cache it may have been less often.
+    """
     reason: str = ""
     """Why nothing was cached, or why caching ended early."""
 
@@ -59,7 +62,8 @@ class PassReport:
         if not s.full + s.reused:
             return f"{self.name}: not cached ({self.reason})"
         counts = f"{self.name}: {s.full} full and {s.reused} reused evaluations"
-        took = f", U-Net {self.unet_seconds:.1f} s, {self.speed_up:.2f}x" if s.reused else ""
+        took = f", U-Net {self.unet_seconds:.1f} s" if s.reused else ""
+        took += f", {self.speed_up:.2f}x" if s.reused and self.speed_up > 1 else ""
         return counts + took + (f" ({self.reason})" if self.reason else "")
 
 
@@ -191,7 +195,9 @@ class Controller:
             report.reason = "switched off for this pass"
             return None
         if options.values["preset"] != CUSTOM:
-            report.reason = too_few(steps, 1.0 if kind == "txt2img" else sampler.p.denoising_strength or 1.0)
+            denoising = 1.0 if kind == "txt2img" else sampler.p.denoising_strength or 1.0
+            itself = report.sampler in samplers.DECIDES_ITSELF
+            report.reason = left_alone(steps, denoising, decides_itself=itself)
             if report.reason:
                 return None
         try:
@@ -277,10 +283,12 @@ class _RunningPass:
         report, run = self._report, self._run
         report.statistics = run.statistics
         report.sampling_seconds = seconds
+        report.reason = report.reason or run.schedule.shortfall
         if run.statistics.reason:
             report.reason = run.statistics.reason
             _explain(self._p, report.reason)
-        report.unet_seconds, report.speed_up = _measured([timer.seconds() for timer in self._timers])
+        report.unet_seconds, speed_up = _measured([timer.seconds() for timer in self._timers])
+        report.speed_up = 1.0 if report.planned is None else speed_up
 
     def release(self) -> None:
         """Leave the U-Net as it was found."""

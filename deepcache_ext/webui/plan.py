@@ -54,7 +54,8 @@ def picture(
     """
     title = html.escape(name)
     if evaluations is None:
-        return f"<p><b>{title}</b>: this sampler decides itself how many evaluations it makes.</p>"
+        why = html.escape(note) or "this sampler decides itself how many evaluations it makes"
+        return f"<p><b>{title}</b>: {why}.</p>"
     if settings is None:
         depth, actions = 0, (Action.FULL,) * evaluations
     else:

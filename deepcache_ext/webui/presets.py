@@ -27,8 +27,16 @@ PRESETS: dict[str, Mapping[Family, Mapping[str, Any]]] = {
 NAMES = (*PRESETS, CUSTOM)
 
 
-def too_few(steps: int, denoising: float) -> str:
-    """Return why presets leave a pass alone, or "": `steps` make up the last `denoising` of the way from noise."""
+def left_alone(steps: int, denoising: float, *, decides_itself: bool) -> str:
+    """Return why presets leave a pass alone, or "".
+
+    `steps` make up the last `denoising` of the way from noise; `decides_itself` tells that the sampler evaluates as
+    often as what it gets makes it, which is more often where something is reused.
+    """
+    if decides_itself:
+        return (
+            f"this sampler decides itself how often it evaluates, and caching makes it more often; only {CUSTOM} caches"
+        )
     whole = round(steps / max(denoising, 0.001))
     if whole >= FEW_STEPS:
         return ""

@@ -15,8 +15,8 @@ DECIDES_ITSELF = frozenset({"DPM adaptive"})
 
 _TIMESTEPS = {"DDIM": -1, "DDIM CFG++": -1, "PLMS": 0, "UniPC": 0}
 """Samplers that walk a list of timesteps, and by how much their evaluations differ from its length."""
-_MULTISTEP = {"DPM++ 2M", "DPM++ 2M SDE", "DPM++ 2M SDE Heun", "DPM++ 3M SDE", "LMS", "PLMS", "UniPC", "DEIS", "IPNDM"}
-"""Samplers that use outputs of earlier steps."""
+_EXTRAPOLATE = {"DPM++ 2M", "DPM++ 2M SDE", "DPM++ 2M SDE Heun", "DPM++ 3M SDE", "LMS", "DEIS", "IPNDM"}
+"""Samplers whose steps go on along the last outputs. UniPC corrects itself and PLMS begins with low orders."""
 _CHURNED = {"Euler", "Heun", "DPM2"}
 """Samplers to which the setting "sigma churn" adds noise."""
 _STEPS_OF_ITS_OWN = {"Restart"}
@@ -43,7 +43,7 @@ def kind(sampler: str, arguments: Mapping[str, Any] | None = None, function: Any
     stages = 1 if config is None else int(config.total_steps(1))
     jumps = callable(function) and getattr(function, "__module__", "") not in _NEVER_RISE
     noisy = _adds_noise(sampler, arguments or _usual_arguments(sampler), function)
-    return SamplerKind(stages, noisy, sampler in _MULTISTEP, jumps)
+    return SamplerKind(stages, noisy, sampler in _EXTRAPOLATE, jumps)
 
 
 def evaluations(

@@ -267,15 +267,21 @@ def test_placement_compares_growths_with_the_uncached_pictures():
     assert 10 < float(found[2.0, 4.0].split()[0]) < 60
 
 
-def test_presets_are_compared_with_the_steps_that_cost_as_much():
+def test_presets_are_compared_with_the_steps_that_cost_as_much(tmp_path):
     task = Task(TinyModel(), "Euler", pictures=2, batch=2, guidance=3.0)
     found = [*presets.compare(task, 10)]
-    assert [cells[:3] + cells[4:5] for cells in found] == [
-        ["Euler", "Quality", "1.43x", "7, 1.43x"],
-        ["Euler", "Balanced", "2.00x", "5, 2.00x"],
-        ["Euler", "Fast", "3.33x", "3, 3.33x"],
+    assert [(result.preset, f"{result.speed_up:.2f}", result.fewer) for result in found] == [
+        ("Quality", "1.43", 7),
+        ("Balanced", "2.00", 5),
+        ("Fast", "2.50", 4),
     ]
-    assert all(cells[6].startswith("+") for cells in found)
+    assert all(result.mean > result.fewer_mean for result in found)
+    report.write_csv(found, tmp_path / "presets.csv")
+    kept = report.read_csv(presets.Result, tmp_path / "presets.csv")
+    assert [result.case for result in kept] == [result.case for result in found]
+    lines = presets.gains(kept).splitlines()
+    assert lines[0] == "| sampler | steps | preset | speed-up | avatars |"
+    assert lines[2].startswith("| Euler | 10 | Quality | 1.43x | +")
 
 
 def test_the_worst_tenth_is_one_picture_at_least():

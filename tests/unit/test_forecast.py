@@ -43,8 +43,8 @@ def test_each_row_follows_its_own_line():
     kept(store, 0, 900, 1, 10)
     store.start_refresh()
     kept(store, 0, 800, 2, 8)
-    assert taken(store, 0, 700, rows=2) == [3, 6]
-    assert taken(store, 1, 750) == [7]
+    assert taken(store, 0, 700, rows=2) == [2.5, 7]
+    assert taken(store, 1, 750) == [7.5]
 
 
 def test_a_row_with_one_refresh_is_held_beside_one_with_two():
@@ -52,7 +52,7 @@ def test_a_row_with_one_refresh_is_held_beside_one_with_two():
     kept(store, 0, 900, 1)
     store.start_refresh()
     kept(store, 0, 800, 2, 5)
-    assert taken(store, 0, 700, rows=2) == [3, 5]
+    assert taken(store, 0, 700, rows=2) == [2.5, 5]
 
 
 def test_a_row_that_a_refresh_left_out_is_not_served_and_starts_anew():
@@ -118,7 +118,7 @@ def test_a_reuse_is_the_outer_blocks_on_the_forecast_feature(name, view):
             run.start_evaluation()
             output = case.call(seed)
     assert (run.statistics.full, run.statistics.reused) == (2, 1)
-    torch.testing.assert_close(output, case.reuse_by_hand(1, 2, last + (last - before)))
+    torch.testing.assert_close(output, case.reuse_by_hand(1, 2, last + 0.5 * (last - before)))
 
 
 @pytest.mark.parametrize("timesteps", [None, [900, 800], [[900], [800], [700]], 900], ids=str)
@@ -288,9 +288,9 @@ def test_rows_of_different_histories_are_each_served_by_their_own():
     kept(store, 0, 800, 2)
     store.start_refresh()
     kept(store, 0, 700, 3, 6, 90, 5)
-    assert taken(store, 0, 600, rows=4) == [4, 4, 80, 5]
-    assert taken(store, 1, 650, rows=3) == [5, 85, 5]
+    assert taken(store, 0, 600, rows=4) == [4, 4, 85, 5]
+    assert taken(store, 1, 650, rows=3) == [5, 87.5, 5]
     store.start_refresh()
     kept(store, 3, 600, 4)
     kept(store, 0, 600, 4, 4, 80)
-    assert taken(store, 0, 500, rows=4) == [5, 2, 70, 3]
+    assert taken(store, 0, 500, rows=4) == [5, 2, 70, 3.5]

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepcache_ext import Action, SamplerKind, Schedule, Settings
-from deepcache_ext.placement import Rule, full_evaluations, interval, placed
+from deepcache_ext.placement import Rule, full_evaluations, interval, longest_gap, placed
 
 SPEEDS = st.floats(1, 4)
 
@@ -63,8 +63,52 @@ def test_auto_reuses_the_last_evaluation_of_a_run_and_not_that_of_a_group(stages
     assert found[-1] == total - 2
 
 
-def test_without_growth_they_are_even():
-    assert set(np.diff(placed(50, 12, Rule(growth=1)))) <= {4, 5}
+EVEN = Rule(growth=1)
+
+
+@given(st.integers(1, 120), st.data())
+def test_even_gaps_are_of_two_neighbouring_sizes_the_shorter_first(total, data):
+    count = data.draw(st.integers(1, total))
+    found = placed(total, count, EVEN)
+    gaps = np.diff(found)
+    assert found[0] == 0
+    assert len(found) <= count
+    assert len(gaps) == 0 or gaps.max() - gaps.min() <= 1
+    assert (np.diff(gaps) >= 0).all()
+    assert count == total or not 0 < (gaps == 1).sum() < min(4, len(gaps))
+    assert count >= total - 2 or found[-1] < total - 2
+
+
+@pytest.mark.parametrize(
+    ("total", "count", "expected"),
+    [
+        (20, 6, (0, 3, 6, 9, 13, 17)),
+        (20, 7, (0, 2, 5, 8, 11, 14, 17)),
+        (20, 9, (0, 2, 4, 6, 8, 10, 12, 14, 17)),
+        (20, 11, (0, 2, 4, 6, 8, 10, 12, 14, 17)),
+        (20, 13, (0, 1, 2, 3, 4, 5, 6, 7, 9, 11, 13, 15, 17)),
+        (30, 15, (0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 27)),
+    ],
+)
+def test_where_even_ones_are(total, count, expected):
+    assert placed(total, count, EVEN) == expected
+
+
+def test_samplers_that_extrapolate_get_even_gaps():
+    settings = Settings(schedule="auto", speed_up=2, depth=0)
+    extrapolating = Schedule(settings, 20, SamplerKind(extrapolates=True), 0.0)
+    assert full(extrapolating) == [0, 2, 4, 6, 8, 10, 12, 14, 17]
+    assert full(Schedule(settings, 20, SamplerKind(), 0.0)) == [0, 1, 2, 3, 4, 6, 8, 11, 14, 18]
+
+
+@given(st.integers(2, 120), SPEEDS, st.floats(0, 0.95), st.booleans(), st.sampled_from([1, 2]))
+def test_no_plan_has_full_evaluations_more_than_a_quarter_of_the_run_apart(
+    total, speed_up, reuse, extrapolates, stages
+):
+    settings = Settings(schedule="auto", speed_up=speed_up)
+    found = full(Schedule(settings, total, SamplerKind(stages, extrapolates=extrapolates), reuse))
+    longest = stages * longest_gap(total // stages)
+    assert max(np.diff([*found, total])) <= longest + stages - 1
 
 
 @pytest.mark.parametrize("growth", [2, 4, 8])
@@ -79,7 +123,7 @@ def test_the_speed_up_is_the_one_asked_for_within_one_evaluation(total, speed_up
     schedule = Schedule(settings, total, SamplerKind(stages), reuse)
     found = full(schedule)
     assert found[0] == 0
-    if full_evaluations(total, speed_up, reuse) > 1:
+    if full_evaluations(total, speed_up, reuse) > 1 and not schedule.shortfall:
         assert abs(cost(schedule, reuse) * total - total / speed_up) <= 0.5 * (1 - reuse) + 1e-6
 
 

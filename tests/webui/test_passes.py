@@ -404,3 +404,18 @@ def test_a_cell_that_fails_leaves_the_next_one_alone(controller):
     assert origins(sample(following)) == [0, 0, 0, 3, 3, 3]
     controller.end_job(following)
     assert full_and_reused(controller) == [("txt2img", 2, 4)]
+
+
+def test_presets_leave_a_sampler_alone_that_decides_how_often_it_evaluates(controller):
+    job(controller, Processing(), {"enabled": True, "preset": "Quality"}, name="DPM adaptive", steps=20)
+    (done,) = controller.last_report.passes
+    assert done.reason.startswith("this sampler decides itself how often it evaluates")
+    assert done.statistics.full == done.statistics.reused == 0
+
+
+def test_no_speed_up_is_told_where_the_sampler_decides_how_often_it_evaluates(controller):
+    job(controller, Processing(), ON, name="DPM adaptive", steps=20)
+    (done,) = controller.last_report.passes
+    assert done.statistics.reused > 0
+    assert done.speed_up == 1
+    assert "x" not in str(done).removeprefix("txt2img")

@@ -3,7 +3,7 @@
 from modules.sd_samplers_common import SamplerData
 
 _SECOND_ORDER = ("DPM++ SDE", "DPM++ 2S a", "Heun", "DPM2", "DPM2 a", "Restart")
-_FIRST_ORDER = ("DPM++ 2M", "Euler a", "Euler", "LMS", "DPM fast", "DPM adaptive", "DDIM", "PLMS", "UniPC")
+_FIRST_ORDER = ("DPM++ 2M", "Euler a", "Euler", "LMS", "DPM fast", "DPM adaptive", "DDIM", "PLMS", "UniPC", "LCM")
 _OPTIONS = {
     **{name: {"uses_ensd": True} for name in ("Euler a", "DPM2 a", "DPM++ 2S a")},
     "DPM++ SDE": {"brownian_noise": True},

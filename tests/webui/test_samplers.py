@@ -1,0 +1,104 @@
+"""What the host tells of its samplers and of one run of one."""
+
+import functools
+
+import pytest
+import torch
+from modules import sd_samplers, shared
+
+from deepcache_ext.webui import samplers
+
+
+def launched(**extra_params_kwargs):
+    """Return what the host launches: a function of no arguments around the sampler's."""
+    return lambda: extra_params_kwargs
+
+
+def test_a_run_shows_what_its_sampler_is_called_with():
+    assert samplers.arguments_of(launched(s_churn=5.0)) == {"s_churn": 5.0}
+
+
+@pytest.mark.parametrize("run", [lambda: None, functools.partial(print), print, "no function"], ids=str)
+def test_a_run_that_shows_nothing_has_no_arguments(run):
+    assert samplers.arguments_of(run) == {}
+
+
+def sample_with_noise(model, x, sigmas, noise_sampler=None):
+    """A sampler of another extension."""
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "function", "noisy"),
+    [
+        ("Euler", {}, None, False),
+        ("Euler", {"s_churn": 0.0}, None, False),
+        ("Euler", {"s_churn": 5.0}, None, True),
+        ("DDIM", {"eta": 0.0}, None, False),
+        ("DDIM", {"eta": 0.5}, None, True),
+        ("Euler a", {}, None, True),
+        ("Euler a", {"eta": 0.0}, None, False),
+        ("LCM", {"sigmas": torch.ones(3)}, None, True),
+        ("DPM fast", {"eta": 1.0}, None, True),
+        ("of another extension", {"sigmas": torch.ones(3)}, sample_with_noise, True),
+        ("DPM++ 2M", {"sigmas": torch.ones(3)}, None, False),
+    ],
+)
+def test_a_run_adds_noise_if_it_is_told_to(name, arguments, function, noisy):
+    assert samplers.kind(name, arguments, function).noisy is noisy
+
+
+def test_a_run_that_has_not_begun_is_judged_by_the_hosts_settings(monkeypatch):
+    assert not samplers.kind("DDIM").noisy
+    monkeypatch.setattr(shared.opts, "eta_ddim", 0.4, raising=False)
+    monkeypatch.setattr(shared.opts, "s_churn", 3.0, raising=False)
+    monkeypatch.setattr(shared.opts, "eta_ancestral", 0.0, raising=False)
+    assert samplers.kind("DDIM").noisy
+    assert samplers.kind("Euler").noisy
+    assert not samplers.kind("Euler a").noisy
+    assert not samplers.kind("DPM++ 2M").noisy
+
+
+def test_only_functions_that_may_go_back_up_in_noise_are_watched():
+    assert samplers.kind("Restart", {}, sample_with_noise).jumps
+    monotone = type("Function", (), {"__module__": "k_diffusion.sampling", "__call__": lambda _self: None})()
+    assert not samplers.kind("Euler", {}, monotone).jumps
+    assert not samplers.kind("Euler").jumps
+
+
+def test_samplers_that_extrapolate():
+    found = {name for name in sd_samplers.all_samplers_map if samplers.kind(name).extrapolates}
+    assert found == {"DPM++ 2M", "LMS"}
+
+
+@pytest.mark.parametrize(("steps", "made"), [(30, 31), (60, 63), (150, 167)])
+def test_the_evaluations_follow_the_scheduler(steps, made):
+    assert samplers.evaluations("Euler", steps, img2img=False, scheduler="DDIM") == made
+    assert samplers.evaluations("Euler", steps, img2img=False, scheduler="Karras") == steps
+    sigmas = torch.linspace(10, 0, made + 1)
+    assert samplers.evaluations("Euler", steps, img2img=False, arguments={"sigmas": sigmas}) == made
+
+
+def test_the_last_step_of_two_stages_has_two_evaluations_unless_it_goes_to_no_noise():
+    to_none, above = torch.linspace(10, 0, 21), torch.linspace(10, 0.03, 21)
+    assert samplers.evaluations("Heun", 20, img2img=False, arguments={"sigmas": to_none}) == 39
+    assert samplers.evaluations("Heun", 20, img2img=False, arguments={"sigmas": above}) == 40
+    assert samplers.evaluations("Heun", 20, img2img=False, scheduler="KL Optimal") == 40
+    assert samplers.evaluations("Heun", 20, img2img=False) == 39
+
+
+def test_a_run_with_timesteps_is_as_long_as_its_list():
+    timesteps = torch.arange(25)
+    found = {name: samplers.evaluations(name, 20, img2img=True, arguments={"timesteps": timesteps}) for name in _LISTS}
+    assert found == {"DDIM": 24, "PLMS": 25, "UniPC": 25}
+
+
+_LISTS = ("DDIM", "PLMS", "UniPC")
+
+
+def test_restart_makes_steps_of_its_own():
+    arguments = {"sigmas": torch.linspace(10, 0, 21)}
+    assert samplers.evaluations("Restart", 20, img2img=False, arguments=arguments) == 39
+
+
+def test_nobody_knows_the_evaluations_of_a_sampler_that_decides_itself():
+    assert samplers.evaluations("DPM adaptive", 20, img2img=False) is None
