@@ -2,7 +2,7 @@
 
     python3 dev.py demo                 sample the small model with and without the cache
     python3 dev.py test                 lint, type check and test; options go to pytest
-    python3 dev.py bench macs           run bench/macs.py (also: speed, quality, closeness, distribution)
+    python3 dev.py bench macs           run bench/macs.py (also: speed, launches, quality, closeness)
 
 Needs Python 3.10 or 3.11 and nothing else. The first run makes .venv and installs the pinned packages.
 """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -28,29 +27,27 @@ class Weighted(ABC):
             raise ValueError(f"count must be 1 or more refreshes; got {count}")
         self.count = count
 
-    def first(self, feature: Tensor, x: Tensor, time: Tensor) -> Kept:
-        return Kept(feature, x, time, torch.ones(1))
+    def first(self, feature: Tensor, _x: Tensor, times: Tensor) -> Kept:
+        return {"feature": feature, "time": times.to(torch.float32, copy=True)}
 
-    def after(self, last: Kept, feature: Tensor, x: Tensor, time: Tensor) -> Kept:
-        earlier: Kept | None = None
-        for one in reversed([*last.refreshes()][: self.count - 1]):
-            earlier = replace(one, before=earlier)
-        return replace(self.first(feature, x, time), before=earlier)
+    def after(self, last: Kept, feature: Tensor, x: Tensor, times: Tensor) -> Kept:
+        now = self.first(feature, x, times)
+        for number, (time, one) in enumerate(_refreshes(last)[: self.count - 1], start=1):
+            now |= {f"time {number}": time, f"feature {number}": one}
+        return now
 
-    def expected(self, kept: Sequence[Kept], _x: Tensor, times: Tensor) -> Tensor:
-        return torch.cat([self._of_row(row, float(time)) for row, time in zip(kept, times, strict=True)])
+    def expected(self, kept: Kept, _x: Tensor, times: Tensor) -> Tensor:
+        refreshes = _refreshes(kept)[::-1]
+        if len(refreshes) == 1:
+            return kept["feature"]
+        moments = torch.stack([time for time, _ in refreshes], dim=1).tolist()
+        weights = torch.stack([self.weights(of_row, float(time)) for of_row, time in zip(moments, times, strict=True)])
+        features = torch.stack([feature for _, feature in refreshes], dim=1)
+        return torch.einsum("rn,rn...->r...", weights.to(features.dtype), features)
 
     @abstractmethod
     def weights(self, times: Sequence[float], time: float) -> Tensor:
         """Return by what to multiply the features of `times`, oldest first: float64, of shape (times,)."""
-
-    def _of_row(self, row: Kept, time: float) -> Tensor:
-        refreshes = [*row.refreshes()][::-1]
-        if len(refreshes) == 1:
-            return row.feature
-        weights = self.weights([float(one.time) for one in refreshes], time).to(row.feature.dtype)
-        found: Tensor = torch.einsum("n,n...->...", weights, torch.stack([one.feature for one in refreshes]))
-        return found
 
 
 class Polynomial(Weighted):
@@ -81,3 +78,9 @@ class Chebyshev(Weighted):
 
     def weights(self, times: Sequence[float], time: float) -> Tensor:
         return spectrum_weights(times, time, TRAINED)
+
+
+def _refreshes(kept: Kept) -> list[tuple[Tensor, Tensor]]:
+    """Return the times and features that are kept, the newest first."""
+    endings = ["", *(f" {number}" for number in range(1, len(kept) // 2))]
+    return [(kept[f"time{ending}"], kept[f"feature{ending}"]) for ending in endings]

@@ -14,13 +14,14 @@ import argparse
 import contextlib
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 
 from deepcache_ext import Action, SamplerKind, SamplingPass, Settings
 from deepcache_ext.forecast import Line
+from deepcache_ext.rows import Batch
 from tests.unit.unets import TaggedUNet, state_of
 
 
@@ -58,6 +59,11 @@ class Run:
         """The evaluation before which no feature may come from."""
         self.last: dict[int, int] = {}
         """The last evaluation that computed a row in full."""
+        self.keyed = draw.random() < 0.5
+        self.prompt = 0
+        self.foreign = False
+        """Whether calls came that are not for the rows that the keys say."""
+        self.own_blocks = {name: [*getattr(self.unet, name)] for name in ("input_blocks", "output_blocks")}
 
     def go(self) -> None:
         """Make the pass; raises AssertionError with what went wrong."""
@@ -71,28 +77,45 @@ class Run:
         ) as cached:
             for evaluation in range(total or draw.randint(1, 30)):
                 raises = self._event(cached, evaluation)
-                rows = self.conds if draw.random() < 0.2 else self.conds + draw.choice([1, 1, 2])
-                action = cached.start_evaluation((self.conds,), partial=draw.random() < 0.1)
-                if action is not Action.REUSE:
+                rows = self._rows()
+                of = {"keys": rows, "batch": Batch(1, self.size)} if self.keyed else {"layout": (self.conds,)}
+                switched = cached.statistics.switched
+                action = cached.start_evaluation(**of, partial=draw.random() < 0.1)
+                if action is not Action.REUSE and cached.statistics.switched == switched:
                     self.kept_since = evaluation
                 if raises:
-                    self._call_that_raises(range(rows), evaluation)
+                    if self.keyed:
+                        cached.say(rows)
+                    self._call_that_raises(rows, evaluation)
                     break
-                first = 0
-                while first < rows:
-                    count = draw.choice([rows - first, draw.randint(1, rows - first)])
-                    self._call(range(first, first + count), evaluation, action)
-                    first += count
+                for part in self._calls(rows):
+                    if self.keyed:
+                        cached.say(part)
+                    self._call(part, evaluation, action)
+                if self.keyed and draw.random() < 0.02:
+                    self._foreign_call(cached, rows, evaluation)
             self._check(not cached.statistics.error, cached.statistics.error)
+            self._check(cached.statistics.others == self.foreign, "somebody else's calls were not told apart")
+        for name, own in self.own_blocks.items():
+            for number, block in enumerate(own):
+                getattr(self.unet, name)[number] = block
         self._check(state_of(self.unet) == before and cached.kept_bytes == 0, "something was left behind")
 
     def _event(self, cached: SamplingPass, evaluation: int) -> bool:
         """Let something happen before an evaluation, and return whether a block is to raise in it."""
-        event = self.draw.choices(("none", "layout", "size", "dtype", "weights", "raise"), (60, 2, 2, 2, 2, 2))[0]
+        events = ("none", "layout", "prompt", "size", "dtype", "weights", "blocks", "raise")
+        event = self.draw.choices(events, (60, 2, 2, 2, 2, 2, 2, 2))[0]
         self.seen[event] += 1
         if event == "layout":
             before, self.conds = self.conds, self.draw.randint(1, 4)
-            self.kept_since = self.kept_since if self.conds == before else evaluation
+            self.kept_since = self.kept_since if self.conds == before or self.keyed else evaluation
+        elif event == "prompt":
+            self.prompt = self.draw.randint(0, 1)
+        elif event == "blocks":
+            blocks = getattr(self.unet, self.draw.choice([*self.own_blocks]))
+            number = self.draw.randrange(len(blocks))
+            blocks[number] = type(blocks[number])()
+            self.kept_since = evaluation
         elif event == "size":
             self.size = self.draw.choice([(4, 4), (6, 4), (4, 8)])
         elif event == "dtype":
@@ -102,7 +125,42 @@ class Run:
             self.kept_since = evaluation
         return event == "raise"
 
-    def _call(self, rows: range, evaluation: int, action: Action) -> None:
+    def _rows(self) -> Sequence[int]:
+        """Return the numbers of an evaluation's rows: with keys in any order, else by their place, the conds first."""
+        draw = self.draw
+        if not self.keyed:
+            return range(self.conds if draw.random() < 0.2 else self.conds + draw.choice([1, 1, 2]))
+        kinds = draw.choice([("cond", "uncond"), ("cond", "uncond"), ("uncond", "cond"), ("cond",), ("uncond",)])
+        first = {"cond": 10 + 10 * self.prompt, "uncond": 0}
+        return [first[kind] + row for kind in kinds for row in range(self.conds)]
+
+    def _calls(self, rows: Sequence[int]) -> Iterator[Sequence[int]]:
+        """Yield the rows of each call of an evaluation."""
+        draw = self.draw
+        if self.keyed and draw.random() < 0.2:
+            rows = draw.sample(rows, len(rows))
+        first = 0
+        while first < len(rows):
+            count = draw.choice([len(rows) - first, draw.randint(1, len(rows) - first)])
+            yield rows[first : first + count]
+            first += count
+
+    def _foreign_call(self, cached: SamplingPass, rows: Sequence[int], evaluation: int) -> None:
+        """Begin an evaluation that somebody else cuts: windows of its rows, or tiles of another size."""
+        event = self.draw.choice(["windows", "jitter"])
+        self.seen[event] += 1
+        cached.start_evaluation(keys=rows, batch=Batch(1, self.size))
+        self.foreign, size = True, self.size
+        if event == "jitter":
+            self.size = (self.size[0] - 1, self.size[1])
+            cached.say(rows)
+        else:
+            cached.say(None)
+            rows = self.draw.sample(rows, self.draw.randint(1, len(rows)))
+        self._call(rows, evaluation, Action.FULL)
+        self.size = size
+
+    def _call(self, rows: Sequence[int], evaluation: int, action: Action) -> None:
         out = self.unet(self._inputs(rows, evaluation))
         for position, row in enumerate(rows):
             of_row, of_evaluation = (int(value) for value in out[position, :2, 0, 0])
@@ -110,6 +168,7 @@ class Run:
             self.seen["full rows" if fresh else "reused rows"] += 1
             self._check(of_row == row, f"row {row} got the feature of row {of_row}")
             self._check(fresh or action is Action.REUSE, f"{action} used a kept feature")
+            self._check(fresh or not self.foreign, "a feature was used after somebody else's calls")
             self._check(fresh or of_evaluation >= self.kept_since, f"the feature of {of_evaluation} is stale")
             self._check(fresh or self.last.get(row) == of_evaluation, "the feature is not the row's last")
             can_reuse = self.settings.schedule in {"auto", "list"} or self.settings.interval > 1
@@ -117,7 +176,7 @@ class Run:
             if fresh:
                 self.last[row] = evaluation
 
-    def _call_that_raises(self, rows: range, evaluation: int) -> None:
+    def _call_that_raises(self, rows: Sequence[int], evaluation: int) -> None:
         def fail(*_: Any) -> None:
             raise BlockError
 
@@ -129,7 +188,7 @@ class Run:
         finally:
             handle.remove()
 
-    def _inputs(self, rows: range, evaluation: int) -> torch.Tensor:
+    def _inputs(self, rows: Sequence[int], evaluation: int) -> torch.Tensor:
         tags = torch.tensor([[row, evaluation] for row in rows], dtype=self.dtype)
         return tags[:, :, None, None].expand(-1, -1, *self.size).clone()
 

@@ -2,10 +2,11 @@
 
 Starts the WebUI that WEBUI_DIR names (with the Python that WEBUI_PYTHON names) with copies of the extension and of a
 test-only one that keeps a checksum of every row's deep feature on the side. Each request draws a sampler, steps, size,
-batch, prompts, guidance, hires fix or a picture to start from, a refiner, host options, LoRA and ControlNet units where
-there are any (CONTROLNET_DIR), and DeepCache's settings, and checks: the host answers 200, nothing of ours raised, as
-many evaluations as the sampler made, no reused row with another's or an older feature, no hook left, and interval 1
-identical to off.
+batch, prompts, guidance, hires fix or a picture to start from, a refiner, host options, LoRA, ControlNet units where
+there are any (CONTROLNET_DIR), tiles that stay and tiles that jitter where EXTENSIONS_DIR has an extension that makes
+them, and DeepCache's settings, and checks: the host answers 200, nothing of ours raised, as many evaluations as the
+sampler made, no reused row with another's or an older feature, none at all in a pass of tiles, no hook left, and
+interval 1 identical to off.
 """
 
 from __future__ import annotations
@@ -24,12 +25,18 @@ from typing import Any
 
 import pytest
 
+from deepcache_ext.sampling import NOTHING_FITTED, OTHERS, SWITCHED
 from tests.e2e.pictures import Maker, picture_of, same
 from tests.e2e.server import EXTENSIONS, ROOT, parts_of, serving
 from tests.e2e.test_controlnet import unit
+from tests.e2e.test_extensions import demofusion, tiled
 
 WORDS = ("a red house", "the sea at night", "two cats", "old trees", "a blue car", "rain")
 LONG = ", ".join(WORDS * 6)
+TILER = "multidiffusion-upscaler-for-automatic1111"
+TILES = {"Tiled Diffusion", "DemoFusion"}
+EXPECTED = {OTHERS, SWITCHED, NOTHING_FITTED}
+"""Reasons that some requests have."""
 
 
 def settings(draw: random.Random) -> dict[str, Any]:
@@ -99,6 +106,9 @@ def request(draw: random.Random, maker: Any, known: dict[str, Any]) -> tuple[str
         wanted = draw.sample(known["control"], draw.choice([1, 1, 2]))
         units = [unit(maker, name, guidance_end=draw.choice([1.0, 1.0, 0.6])) for name in wanted]
         body["alwayson_scripts"] = {"ControlNet": {"args": units}}
+    elif known["tiles"] and path == "txt2img" and "enable_hr" not in body and draw.random() < 0.15:
+        scripts = draw.choice([tiled("MultiDiffusion", batch=draw.choice([1, 2])), demofusion()])
+        body |= {"width": 128, "height": 128, "alwayson_scripts": {name: {"args": a} for name, a in scripts.items()}}
     return path, body
 
 
@@ -110,8 +120,12 @@ def check(maker: Any, path: str, body: dict[str, Any], cache: dict[str, Any], se
     state, audit, passes = maker.state(), maker.server.get("/e2e/audit"), maker.last_run()["passes"]
     evaluations = [done["statistics"]["full"] + done["statistics"]["reused"] for done in passes]
     told = [done["reason"] or done["statistics"]["error"] for done in passes if not done["name"].startswith("hires")]
+    seen.update(f"told: {reason}" for reason in told if reason in EXPECTED)
+    told = [reason for reason in told if reason not in EXPECTED]
     cached = [n for n in evaluations if n]
     problems = [*audit["problems"][:3], *filter(None, told)]
+    if TILES & body.get("alwayson_scripts", {}).keys() and cached and passes[-1]["reason"] != OTHERS:
+        problems.append(f"tiles were cached: {passes[-1]}")
     if len(cached) == len(passes) and cached != state["evaluations"]:
         problems.append(f"{state['evaluations']} evaluations, {cached} counted")
     if "deepcache_ext" in " ".join(state["hooks"]):
@@ -142,11 +156,14 @@ def main() -> int:
     control = os.environ.get("CONTROLNET_DIR")
     if control:
         extensions["sd-webui-controlnet"] = parts_of(control)
+    tiler = Path(os.environ.get("EXTENSIONS_DIR", "")) / TILER
+    if tiler.is_dir():
+        extensions[TILER] = parts_of(tiler)
     end = time.monotonic() + 60 * options.minutes
     seen: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as folder, serving(webui, python, Path(folder), extensions=extensions) as server:
         maker = Maker(server)
-        known = _known(maker, with_control=bool(control))
+        known = _known(maker, with_control=bool(control)) | {"tiles": tiler.is_dir()}
         for number in itertools.takewhile(lambda _: time.monotonic() < end, itertools.count(options.first)):
             draw = random.Random(f"{options.seed}/{number}")  # noqa: S311 - not for secrets
             path, body = request(draw, maker, known)

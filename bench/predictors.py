@@ -22,7 +22,7 @@ from bench.report import mean_and_worst, row, table, written_on
 from bench.runs import ALL_SAMPLERS, Task
 from bench.walk import Walk
 from deepcache_ext import NoiseLevels, Settings
-from deepcache_ext.denoised import SHARE, Prior, drawn
+from deepcache_ext.denoised import SHARE, drawn, remembered
 from deepcache_ext.forecast import Held, Line, LineAndResponse, Predictor
 from demo.pictures import psnr
 from demo.tiny_model import UNCONDITIONAL, TinyModel
@@ -85,15 +85,11 @@ def predictors() -> dict[str, Predictor]:
 
 def predicted(predictor: Predictor, refreshes: Sequence[Evaluation], now: Evaluation) -> Tensor:
     """Return the feature that `predictor` expects of evaluation `now` after `refreshes`, oldest first."""
-    rows = []
-    for number in range(len(now.x)):
-        one = slice(number, number + 1)
-        first, *later = [(refresh.feature[one], refresh.x[one], refresh.timesteps[one]) for refresh in refreshes]
-        kept = predictor.first(*first)
-        for refresh in later:
-            kept = predictor.after(kept, *refresh)
-        rows.append(kept)
-    return predictor.expected(rows, now.x, now.timesteps)
+    first, *later = [(refresh.feature, refresh.x, refresh.timesteps) for refresh in refreshes]
+    kept = predictor.first(*first)
+    for refresh in later:
+        kept = predictor.after(kept, *refresh)
+    return predictor.expected(kept, now.x, now.timesteps)
 
 
 def pictures(model: TinyModel, sampler: str, steps: int, count: int, guidance: float) -> dict[str, dict[float, str]]:
@@ -121,7 +117,7 @@ def errors(model: TinyModel, sampler: str, steps: int, pictures: int, guidance: 
             name: _reuse(model.unet, now, context, predicted(predictor, refreshes, now))
             for name, predictor in predictors().items()
         }
-        last = Prior(refreshes[-1].x, refreshes[-1].timesteps, refreshes[-1].eps)
+        last = remembered(refreshes[-1].x, refreshes[-1].timesteps, refreshes[-1].eps, levels)
         for name, share in ((DRAWN, SHARE), (DENOISED, 1.0)):
             outputs[name] = drawn(outputs[RESPONSE], now.x, now.timesteps, last, levels, share)
         uncond = outputs[LINE].chunk(2)[1]

@@ -11,7 +11,7 @@ sigma = s / alpha, which is what every checkpoint of the SD1, SD2 and SDXL famil
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import torch
@@ -37,6 +37,7 @@ class NoiseLevels:
 
     alphas_cumprod: Tensor
     prediction: Prediction = "eps"
+    _tables: dict[torch.device, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.alphas_cumprod.ndim != 1 or not len(self.alphas_cumprod):
@@ -46,40 +47,62 @@ class NoiseLevels:
 
     def sigma(self, times: Tensor) -> Tensor:
         """Return sigma at `times`, of shape (rows,) and on their device; log sigma is a line between two timesteps."""
-        last = len(self.alphas_cumprod) - 1
-        times = times.float().clamp(0, last)
-        low = times.floor().long()
-        at = torch.stack([low, (low + 1).clamp(max=last)])
-        left = self.alphas_cumprod.to(times.device)[at].float().clamp(1e-12, 1 - 1e-6)
-        logs = ((1 - left) / left).log() / 2
-        return torch.lerp(logs[0], logs[1], times - low).exp()
+        return self._at(times)[0]
+
+    def _at(self, times: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return sigma and 1 / alpha at `times`, and 1 where an output there says something about x0, else 0."""
+        times = times.float().clamp(0, len(self.alphas_cumprod) - 1)
+        logs, slopes, telling, one = self._table_on(times.device)[times.long()].unbind(1)
+        sigma = torch.addcmul(logs, slopes, times.frac()).exp()
+        return sigma, torch.addcmul(one, sigma, sigma).sqrt(), telling
+
+    def _table_on(self, device: torch.device) -> Tensor:
+        """Return of each timestep log sigma, how much more the next is, whether both tell anything of x0, and 1."""
+        if device not in self._tables:
+            left = self.alphas_cumprod.detach().float().clamp(1e-12, 1 - 1e-6)
+            logs = ((1 - left) / left).log() / 2
+            following = torch.cat([logs[1:], logs[-1:]])
+            telling = (torch.maximum(logs, following).exp() <= HIGHEST_SIGMA).float()
+            self._tables[device] = torch.stack([logs, following - logs, telling, torch.ones_like(logs)], dim=1).to(
+                device
+            )
+        return self._tables[device]
 
 
-@dataclass(frozen=True)
-class Prior:
-    """One U-Net call at which the whole U-Net ran: its input and output of shape (rows, channels, height, width)."""
+Memory = dict[str, Tensor]
+"""What is remembered of a U-Net call in which the whole U-Net ran: tensors of shape (rows, ...).
 
-    x: Tensor
-    times: Tensor
-    """Of shape (rows,)."""
-    output: Tensor
+"x0" is the denoised picture in single precision, "telling" 1 where its sigma was at most `HIGHEST_SIGMA`, else 0.
+"""
 
 
-def drawn(output: Tensor, x: Tensor, times: Tensor, last: Prior, levels: NoiseLevels, share: float) -> Tensor:
+def remembered(x: Tensor, times: Tensor, output: Tensor, levels: NoiseLevels) -> Memory:
+    """Return what to remember of a full call: its input, timesteps and output, of shape (rows, ...)."""
+    of_rows = levels._at(times)
+    sigma, root, _ = (value.view(-1, 1, 1, 1) for value in of_rows)
+    latent, output = _latent(x, output), output.float()
+    if levels.prediction == "v":
+        x0 = torch.addcmul(latent, output, sigma, value=-1) / root
+    else:
+        x0 = torch.addcmul(latent * root, output, sigma, value=-1)
+    return {"x0": x0, "telling": of_rows[2]}
+
+
+def drawn(output: Tensor, x: Tensor, times: Tensor, last: Memory, levels: NoiseLevels, share: float) -> Tensor:
     """Return a reuse's `output` at `x` and `times`, drawn by `share` towards the one that keeps the x0 of `last`.
 
     Rows whose last sigma was above `HIGHEST_SIGMA` stay as they are. What `x` has beyond the output's channels, masks
     and images, is not looked at.
     """
-    sigma, last_sigma = (levels.sigma(at).view(-1, 1, 1, 1) for at in (times, last.times))
-    alpha, last_alpha = ((1 + level.square()).rsqrt() for level in (sigma, last_sigma))
-    latent, last_latent = (each[:, : output.shape[1]].float() for each in (x, last.x))
-    last_output = last.output.float()
+    sigma, root, _ = (value.view(-1, 1, 1, 1) for value in levels._at(times))
+    latent = _latent(x, output)
     if levels.prediction == "v":
-        x0 = last_alpha * (last_latent - last_sigma * last_output)
-        keeping = (alpha * latent - x0) / (sigma * alpha)
+        keeping = torch.addcmul(latent, last["x0"], root, value=-1) / sigma
     else:
-        x0 = last_latent / last_alpha - last_sigma * last_output
-        keeping = (latent / alpha - x0) / sigma
-    keeping = torch.where(last_sigma > HIGHEST_SIGMA, output.float(), keeping)
-    return torch.lerp(output.float(), keeping, share).to(output.dtype)
+        keeping = (latent * root - last["x0"]) / sigma
+    shares = (share * last["telling"]).view(-1, 1, 1, 1)
+    return torch.lerp(output.float(), keeping, shares).to(output.dtype)
+
+
+def _latent(x: Tensor, output: Tensor) -> Tensor:
+    return x[:, : output.shape[1]].float()

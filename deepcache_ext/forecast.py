@@ -9,15 +9,14 @@ of the input's change that the line misses, fitted by least squares at each refr
 This second part has no source that we know of.
 
 Both parts are scaled by what would have been best at the last refresh, from 0 to 1. Everything stays on the features'
-device, is done row by row, and nothing waits for it.
+device and nothing waits for it. Each part is worked out once for all rows of a call, since on a graphics card every
+operation costs a launch, whatever its size; but nothing is summed over more than one row, so no row changes another.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -36,54 +35,37 @@ ITERATIONS = 3
 """Of conjugate gradients, with which the fit is as good as the exact one and needs nothing but products."""
 RIDGE = 0.01
 """What the fit adds to its diagonal, in means of that diagonal."""
+TINY = 1e-30
+"""What is added to a sum of squares, so that it can be divided by."""
 
+Kept = dict[str, Tensor]
+"""What a predictor keeps of one refresh of some rows: tensors by name, each of shape (rows, ...).
 
-@dataclass(frozen=True)
-class Kept:
-    """One row's feature as of one refresh, and what is known about how it changes."""
-
-    feature: Tensor
-    """Of shape (1, channels, height, width)."""
-    x: Tensor
-    """The U-Net's input, of shape (1, input channels, height, width)."""
-    time: Tensor
-    """The U-Net's timestep, of shape (1,)."""
-    trust: Tensor
-    """By what to multiply the way along the line, of shape (1,)."""
-    before: Kept | None = None
-    """The refresh before; None if nothing that fits is kept of it, or if the predictor needs no more."""
-    response: Tensor | None = None
-    """The convolution, of shape (1, channels, input channels * PATCH ** 2); None before anything could be fitted."""
-    response_trust: Tensor | None = None
-    """By what to multiply it, of shape (1,)."""
-
-    def refreshes(self) -> Iterator[Kept]:
-        """Yield this refresh, and as many of those before it as are kept, the newest first."""
-        one: Kept | None = self
-        while one is not None:
-            yield one
-            one = one.before
+"feature" is the feature itself. Rows of which a predictor keeps the same names can be put together.
+"""
 
 
 class Predictor(Protocol):
-    """Says what a kept feature has become. It sees one row at a time, and keeps nothing itself."""
+    """Says what kept features have become. It sees all the rows of a call at once, and keeps nothing itself.
+
+    A feature is of shape (rows, channels, height, width), `x`, the U-Net's input, of shape (rows, input channels, input
+    height, input width), and `times`, its timesteps, of shape (rows,). What is kept of `x` and `times`, which belong
+    to the caller, is a copy; the feature is the predictor's own.
+    """
 
     remembers: bool
     """Whether a refresh has to know the one before it."""
     share: float
     """How far a reuse on such a feature is best drawn to the denoised picture; see `deepcache_ext.denoised`."""
 
-    def first(self, feature: Tensor, x: Tensor, time: Tensor) -> Kept:
-        """Return what to keep of a refresh of a row, where nothing fitting was kept before; shapes as in `Kept`."""
+    def first(self, feature: Tensor, x: Tensor, times: Tensor) -> Kept:
+        """Return what to keep of a refresh of rows of which nothing fitting was kept before."""
 
-    def after(self, last: Kept, feature: Tensor, x: Tensor, time: Tensor) -> Kept:
-        """Return what to keep of a refresh of a row of which `last` was kept."""
+    def after(self, last: Kept, feature: Tensor, x: Tensor, times: Tensor) -> Kept:
+        """Return what to keep of a refresh of rows of which `last` was kept."""
 
-    def expected(self, kept: Sequence[Kept], x: Tensor, times: Tensor) -> Tensor:
-        """Return the feature to expect at the U-Net's input `x`, of shape (rows, ...), and `times`, of shape (rows,).
-
-        `kept` has what was kept of each row.
-        """
+    def expected(self, kept: Kept, x: Tensor, times: Tensor) -> Tensor:
+        """Return the feature to expect at `x` and `times`: a new tensor, or the kept feature itself."""
 
 
 class Held:
@@ -92,110 +74,131 @@ class Held:
     remembers = False
     share = SHARE_OF_HELD
 
-    def first(self, feature: Tensor, x: Tensor, time: Tensor) -> Kept:
-        return Kept(feature, x, time, torch.zeros(1, device=feature.device))
+    def first(self, feature: Tensor, _x: Tensor, _times: Tensor) -> Kept:
+        return {"feature": feature}
 
-    def after(self, _last: Kept, feature: Tensor, x: Tensor, time: Tensor) -> Kept:
-        return self.first(feature, x, time)
+    def after(self, _last: Kept, feature: Tensor, x: Tensor, times: Tensor) -> Kept:
+        return self.first(feature, x, times)
 
-    def expected(self, kept: Sequence[Kept], _x: Tensor, _times: Tensor) -> Tensor:
-        return torch.cat([row.feature for row in kept])
+    def expected(self, kept: Kept, _x: Tensor, _times: Tensor) -> Tensor:
+        return kept["feature"]
 
 
 class Line:
     """The line in time through the last two refreshes, as far as it would have led to the last one.
 
-    Before that is known it is trusted by half.
+    Before that is known it is trusted by half. Of the feature before the last one its difference to the last is kept.
     """
 
     remembers = True
     share = SHARE
     _first_trust = 0.5
 
-    def first(self, feature: Tensor, x: Tensor, time: Tensor) -> Kept:
-        return Kept(feature, x, time, torch.full((1,), self._first_trust, device=feature.device))
+    def first(self, feature: Tensor, _x: Tensor, times: Tensor) -> Kept:
+        return {"feature": feature, "time": times.to(torch.float32, copy=True)}
 
-    def after(self, last: Kept, feature: Tensor, x: Tensor, time: Tensor) -> Kept:
-        trust = last.trust
-        if last.before is not None:
-            way = reach(time, last.time, last.before.time)
-            trust = _trust(last.before.feature, last.feature, feature, way)
-        return Kept(feature, x, time, trust, replace(last, before=None))
+    def after(self, last: Kept, feature: Tensor, x: Tensor, times: Tensor) -> Kept:
+        return self._after(last, self.first(feature, x, times))[0]
 
-    def expected(self, kept: Sequence[Kept], x: Tensor, times: Tensor) -> Tensor:
-        if all(row.before is None for row in kept):
-            return torch.cat([row.feature for row in kept])
-        return self._along(kept, x, _way(kept, times))
+    def _after(self, last: Kept, now: Kept) -> tuple[Kept, Tensor | None]:
+        """Complete what `first` keeps of a refresh, and return it with how far the line should have gone to it.
 
-    def _along(self, kept: Sequence[Kept], _x: Tensor, way: Tensor) -> Tensor:
+        That is of shape (rows,), and None where there was no line yet.
+        """
+        run, way = now["time"] - last["time"], None
+        now["change"] = now["feature"] - last["feature"]
+        if "change" in last:
+            way = (run / last["run"]).clamp_(0, FARTHEST)
+            now["trust"] = _trust(last["change"], now["change"], way)
+        else:
+            now["trust"] = torch.full_like(run, self._first_trust)
+        now["run"] = _never_zero(run)
+        return now, None if way is None else way * now["trust"]
+
+    def expected(self, kept: Kept, x: Tensor, times: Tensor) -> Tensor:
+        if "change" not in kept:
+            return kept["feature"]
+        return self._along(kept, x, reach(times, kept["time"], kept["run"]).mul_(kept["trust"]))
+
+    def _along(self, kept: Kept, _x: Tensor, way: Tensor) -> Tensor:
         """Return the feature to expect `way` along each row's line, of shape (rows,)."""
-        before, last = (torch.cat([row.feature for row in rows]) for rows in (_earlier(kept), kept))
-        return _on_line(before, last, way)
+        return torch.addcmul(kept["feature"], kept["change"], _of_pixels(way.to(kept["feature"].dtype)))
 
 
 class LineAndResponse(Line):
-    """The line, on trial first, and the response to how far the input is off its own line."""
+    """The line, on trial first, and the response to how far the input is off its own line.
+
+    The response is a convolution: a matrix of shape (rows, channels, input channels * PATCH ** 2).
+    """
 
     _first_trust = 0.0
 
-    def after(self, last: Kept, feature: Tensor, x: Tensor, time: Tensor) -> Kept:
-        now = super().after(last, feature, x, time)
-        earlier = last.before or last
-        way = now.trust * reach(time, last.time, earlier.time)
-        with _own_precision(feature.device):
-            missed = _flat(feature) - _flat(_on_line(earlier.feature, last.feature, way))
-            moved = _patches(x.float() - _on_line(earlier.x.float(), last.x.float(), way), feature)
-            trust = torch.ones_like(now.trust)
-            if last.response is not None:
-                trust = _scale(last.response.float() @ moved, missed)
-            return replace(now, response=_fit(moved, missed).to(feature.dtype), response_trust=trust)
+    def first(self, feature: Tensor, x: Tensor, times: Tensor) -> Kept:
+        return super().first(feature, x, times) | {"x": x.to(torch.float32, copy=True)}
 
-    def _along(self, kept: Sequence[Kept], x: Tensor, way: Tensor) -> Tensor:
+    def _after(self, last: Kept, now: Kept) -> tuple[Kept, Tensor | None]:
+        now, way = super()._after(last, now)
+        now["x change"] = moved = now["x"] - last["x"]
+        missed = now["change"].float()
+        if way is not None:
+            missed, moved = (
+                torch.addcmul(change, last[name].float(), _of_pixels(way), value=-1)
+                for change, name in ((missed, "change"), (moved, "x change"))
+            )
+        with _own_precision(missed.device):
+            patches = _patches(moved, missed)
+            products, answers = patches @ patches.mT, patches @ missed.flatten(2).mT
+            if "response" in last:
+                response = last["response"].float()
+                pair = torch.stack([response @ products, answers.mT], dim=1) * response[:, None]
+                now["response trust"] = _factor(pair.sum((2, 3)))
+            else:
+                now["response trust"] = torch.ones_like(now["trust"])
+            now["response"] = _fit(products, answers).to(now["feature"].dtype)
+        return now, way
+
+    def _along(self, kept: Kept, x: Tensor, way: Tensor) -> Tensor:
         found = super()._along(kept, x, way)
-        before, last = (torch.cat([row.x for row in rows]).float() for rows in (_earlier(kept), kept))
-        patches = _patches(x.float() - _on_line(before, last, way), found).to(found.dtype)
-        response = torch.cat([_scaled_response(row, patches.shape[1]) for row in kept])
+        moved = torch.addcmul(x.float() - kept["x"], kept["x change"], _of_pixels(way), value=-1)
+        response = kept["response"] * kept["response trust"].to(found.dtype).view(-1, 1, 1)
         with _own_precision(found.device):
+            patches = _patches(moved, found).to(found.dtype)
             return torch.baddbmm(found.flatten(2), response, patches).view_as(found)
 
 
-def reach(time: Tensor, last: Tensor, before: Tensor) -> Tensor:
-    """Return how far `time` is beyond `last`, in distances from `before` to `last`; all of shape (rows,).
+def reach(times: Tensor, last: Tensor, run: Tensor) -> Tensor:
+    """Return how far `times` are beyond `last`, in the distances `run` between two refreshes; all of shape (rows,).
 
-    0 where time runs backwards (Restart), or where both refreshes were at the same time (Heun's stages).
+    0 where time runs backwards (Restart), or where both refreshes were at the same time (Heun's stages), so that `run`
+    is infinite.
     """
-    time, last, before = time.float(), last.float(), before.float()
-    run = last - before
-    far = (time - last) / torch.where(run == 0, torch.ones_like(run), run)
-    return torch.where(run == 0, torch.zeros_like(run), far.clamp(0, FARTHEST))
+    return ((times - last) / run).clamp_(0, FARTHEST)
 
 
-def _earlier(kept: Sequence[Kept]) -> list[Kept]:
-    """Return the refresh before the last of each row, the last itself where there is none."""
-    return [row.before or row for row in kept]
+def _never_zero(run: Tensor) -> Tensor:
+    return run.masked_fill_(run == 0, torch.inf)
 
 
-def _way(kept: Sequence[Kept], times: Tensor) -> Tensor:
-    """Return how far along each row's line to go to `times`, of shape (rows,): trusted parts of the line's length."""
-    last, before = (torch.cat([row.time for row in rows]) for rows in (kept, _earlier(kept)))
-    return reach(times, last, before) * torch.cat([row.trust for row in kept])
+def _of_pixels(of_rows: Tensor) -> Tensor:
+    return of_rows.view(-1, 1, 1, 1)
 
 
-def _on_line(before: Tensor, last: Tensor, way: Tensor) -> Tensor:
-    return torch.addcmul(last, last - before, way.to(last.dtype).view(-1, 1, 1, 1))
+def _trust(before: Tensor, now: Tensor, way: Tensor) -> Tensor:
+    """Return the factors by which the change `before`, times `way`, would have come closest to the change `now`."""
+    pair = torch.stack([change[..., ::SAMPLE, ::SAMPLE] for change in (before, now)], dim=1).float()
+    pair[:, 0].mul_(_of_pixels(way))
+    return _factor((pair * pair[:, :1]).sum((2, 3, 4)))
 
 
-def _trust(before: Tensor, last: Tensor, new: Tensor, way: Tensor) -> Tensor:
-    """Return the factor from 0 to 1 with which a forecast of `new` would have come closest; 1 where nothing moved."""
-    one, two, three = (feature[..., ::SAMPLE, ::SAMPLE].float() for feature in (before, last, new))
-    return _scale((two - one) * way.view(-1, 1, 1, 1), three - two)
+def _factor(products: Tensor) -> Tensor:
+    """Return the factors from 0 to 1, of shape (rows,), by which guesses come closest to what was found.
 
-
-def _scale(guess: Tensor, found: Tensor) -> Tensor:
-    """Return the factor from 0 to 1, of shape (1,), by which `guess` comes closest to `found`; 1 if it is all 0."""
-    length = guess.square().sum()
-    best = _over((guess * found).sum(), length).clamp(0, 1)
-    return torch.where(length == 0, torch.ones_like(best), best).view(1)
+    `products`, of shape (rows, 2), are those of each guess with itself and with what was found. The factor is 1 where
+    the guess is all 0, and 0 where one of them is not a number.
+    """
+    of_guess, of_both = products.add_(TINY).unbind(1)
+    factor = (of_both / of_guess).clamp_(0, 1)
+    return factor.masked_fill_(factor.isnan(), 0)
 
 
 def _own_precision(device: torch.device) -> AbstractContextManager[object]:
@@ -217,44 +220,36 @@ def _without_directml_autocast(dml: Any) -> Iterator[None]:
         dml.is_autocast_enabled = enabled
 
 
-def _flat(feature: Tensor) -> Tensor:
-    return feature.float().flatten(2)
-
-
 def _patches(x: Tensor, feature: Tensor) -> Tensor:
     """Return the surroundings of each pixel of `x`, brought to the feature's size: (rows, surroundings, pixels)."""
     height, width = feature.shape[-2:]
     if x.shape[-2:] != feature.shape[-2:]:
         x = functional.interpolate(x, (height, width), mode="bilinear", align_corners=False)
-    padded = functional.pad(x, (PATCH // 2,) * 4)
-    offsets = itertools.product(range(PATCH), repeat=2)
-    shifts = [padded[..., down : down + height, along : along + width] for down, along in offsets]
-    return torch.cat(shifts, dim=1).flatten(2)
+    windows = functional.pad(x, (PATCH // 2,) * 4).unfold(2, height, 1).unfold(3, width, 1)
+    return windows.reshape(len(x), -1, height * width)
 
 
-def _fit(moved: Tensor, missed: Tensor) -> Tensor:
-    """Return the matrix R for which R @ moved comes closest to `missed`, in least squares with a ridge."""
-    products = moved @ moved.mT
+def _fit(products: Tensor, answers: Tensor) -> Tensor:
+    """Return the matrices R for which R @ inputs comes closest to outputs, in least squares with a ridge.
+
+    `products` are the inputs' with themselves, to which the ridge is added in place, and `answers` those with the
+    outputs.
+    """
     diagonal = products.diagonal(dim1=1, dim2=2)
-    products = products + torch.diag_embed((RIDGE * diagonal.mean(1, keepdim=True)).expand_as(diagonal))
-    rest = moved @ missed.mT
-    found, direction, length = torch.zeros_like(rest), rest, rest.square().sum()
-    for _ in range(ITERATIONS):
+    diagonal.add_(diagonal.mean(1, keepdim=True), alpha=RIDGE)
+    found = rest = direction = answers
+    length = _dot(rest, rest)
+    for number in range(ITERATIONS):
         change = products @ direction
-        step = _over(length, (direction * change).sum())
-        found, rest = found + step * direction, rest - step * change
-        length, previous = rest.square().sum(), length
-        direction = rest + _over(length, previous) * direction
+        step = length / _dot(direction, change).add_(TINY)
+        found = torch.addcmul(found, direction, step) if number else direction * step
+        if number < ITERATIONS - 1:
+            rest = torch.addcmul(rest, change, step, value=-1)
+            previous, length = length, _dot(rest, rest)
+            direction = torch.addcmul(rest, direction, length / previous.add_(TINY))
     return found.mT
 
 
-def _over(one: Tensor, other: Tensor) -> Tensor:
-    """Return one / other, and 0 where `other` is not above 0 or the quotient is not a number."""
-    found = one / torch.where(other > 0, other, torch.ones_like(other))
-    return torch.where((other > 0) & ~found.isnan(), found, torch.zeros_like(found))
-
-
-def _scaled_response(row: Kept, surroundings: int) -> Tensor:
-    if row.response is None or row.response_trust is None:
-        return row.feature.new_zeros(1, row.feature.shape[1], surroundings)
-    return row.response * row.response_trust.to(row.response.dtype)
+def _dot(one: Tensor, other: Tensor) -> Tensor:
+    """Return the sum of products over each row, of shape (rows, 1, 1)."""
+    return one.flatten(1)[:, None] @ other.flatten(1)[..., None]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, TypeVar, get_args
@@ -15,11 +16,12 @@ from deepcache_ext.control import short_controls
 from deepcache_ext.denoised import NoiseLevels
 from deepcache_ext.forecast import Held, Line, LineAndResponse, Predictor
 from deepcache_ext.hook import CallHook, reset_hooks
+from deepcache_ext.rows import Batch, Rows
 from deepcache_ext.sampler_kind import SamplerKind
 from deepcache_ext.schedule import Action, Schedule, cost_on_sd
 from deepcache_ext.settings import Settings
 from deepcache_ext.store import Call, RowStore, Signature
-from deepcache_ext.unet import find_unet, has_foreign_forward, max_depth
+from deepcache_ext.unet import block_modules, find_unet, has_foreign_forward, max_depth
 from deepcache_ext.views import CompactView, FullLengthView, RefreshView, Shapes, View
 
 logger = logging.getLogger("deepcache")
@@ -28,6 +30,10 @@ T = TypeVar("T")
 ViewName = Literal["auto", "compact", "full-length"]
 RISE = 1.001
 """By how much noise levels have to rise for it to count; rounding is less."""
+OTHERS = "features of other pictures came along; computed in full"
+SWITCHED = "the prompts changed in most evaluations that were to reuse; computed in full"
+NOTHING_KEPT = "nothing could be kept of the U-Net's calls; computed in full"
+NOTHING_FITTED = "no kept feature fitted a later call; computed in full"
 
 
 @dataclass
@@ -44,8 +50,25 @@ class Statistics:
     """U-Net calls that reused."""
     missed: int = 0
     """U-Net calls of an evaluation meant to reuse that ran in full, because no kept feature fitted."""
+    kept: int = 0
+    """U-Net calls of which features were kept."""
+    switched: int = 0
+    """Evaluations meant to reuse that ran in full, because some of their rows were new, or had been just before."""
+    others: bool = False
+    """Whether calls came that were not the host's own cut of its batch, after which all was computed in full."""
     error: str = ""
     """Why the pass stopped caching, if it did."""
+
+    @property
+    def reason(self) -> str:
+        """Why less was cached than planned, as a sentence without its full stop; "" where nothing went amiss."""
+        if self.error or self.others:
+            return self.error or OTHERS
+        if not self.kept:
+            return NOTHING_KEPT if self.missed else ""
+        if self.switched > self.reused:
+            return SWITCHED
+        return NOTHING_FITTED if self.missed and not self.reused else ""
 
 
 class SamplingPass:
@@ -125,12 +148,18 @@ class SamplingPass:
         self._index = -1
         self._noise = math.inf
         self._action = Action.FULL
+        self._meant = Action.FULL
         self._layout: Hashable = None
+        self._rows = Rows()
+        self._said: Sequence[Hashable] | None = None
+        self._says = False
+        self._blocks: tuple[nn.Module, ...] = ()
         self._call: Call | None = None
         self._all_reused = False
         self._postponed = False
         self._most_rows = 0
         self._has_grown = False
+        self._renews = False
 
     def __enter__(self) -> SamplingPass:
         return self.install()
@@ -175,6 +204,7 @@ class SamplingPass:
         """Drop the kept features, for instance because the U-Net has new weights; the next evaluation is full."""
         self._store.clear()
         self._shapes.clear()
+        self._blocks = ()
 
     def _release(self) -> None:
         self.forget()
@@ -184,39 +214,73 @@ class SamplingPass:
         """Return `denoiser`, which takes an input and its noise levels, each call of it starting an evaluation."""
 
         def evaluate(*args: Any, **kwargs: Any) -> T:
-            self.start_evaluation(noise=args[1] if len(args) > 1 else None)
+            x = args[0] if args else None
+            batch = Batch.of(x) if isinstance(x, Tensor) and x.ndim == 4 else None
+            self.start_evaluation(batch=batch, noise=args[1] if len(args) > 1 else None)
             return denoiser(*args, **kwargs)
 
         return evaluate
 
     def start_evaluation(
-        self, layout: Hashable = None, *, partial: bool = False, noise: Tensor | None = None
+        self,
+        layout: Hashable = None,
+        *,
+        keys: Sequence[Hashable] | None = None,
+        batch: Batch | None = None,
+        partial: bool = False,
+        noise: Tensor | None = None,
     ) -> Action:
         """Tell the pass that the sampler asks for the next evaluation, and return what it will do.
 
-        `layout` is anything that says what a row of a given number stands for, such as the number of conds, or which
-        control units are active where they change the walks. Where it changes, nothing kept before is used. It must
-        not change where only the last rows, the unconds, are left out for an evaluation. Where they are and the next
-        evaluation has them again, `partial` has it make the refresh that is due now: a refresh without them would
-        have to be made again at once.
+        `keys` say what each of its rows is, in the order of the U-Net's calls, such as ("cond", 0), ("uncond", 0). A
+        row whose conditioning is another than before has another key. Where a key is new, the whole evaluation is
+        computed in full, and the next one too if the predictor needs two. Without keys, rows are told by their place.
+
+        `batch` is the sampler's own. Calls that are no cut of it (see `deepcache_ext.rows`), or together for fewer rows
+        than there are keys, are somebody else's: from then on the pass computes everything in full.
+
+        `layout` is anything else that makes what was kept useless when it changes, such as which control units are
+        active where they change the walks or, without keys, the number of conds. It must not change where only the
+        last rows, the unconds, are left out for an evaluation. Where they are and the next evaluation has them again,
+        `partial` has it make the refresh that is due now: a refresh without them would have to be made again at once.
 
         `noise` are the rows' noise levels, sigmas or timesteps. They are looked at for samplers that jump: where they
         have risen since the last evaluation, this one is made in full.
 
         An evaluation after one that reused and then called for more rows than any before is a refresh too: a guidance
         that begins there amplifies the difference between its own row, just made, and one that was reused.
+
+        Raises ValueError for keys of which two are the same.
         """
         self._hook.reset()
+        rows = Rows(keys, batch, self._rows.handed if self._index >= 0 else None)
         self._index += 1
-        self._call = None
-        self._action = self._planned(partial=partial, rose=self._sampler.jumps and self._has_risen(noise))
+        self.statistics.others |= not self._rows.complete
+        self._call, self._rows, self._said = None, rows, None
+        self._meant = self._planned(partial=partial, rose=self._sampler.jumps and self._has_risen(noise))
+        self._action = Action.FULL if self.statistics.others else self._meant
+        known = keys is None or self._store.has(keys)
+        new = not known and len(self._store) > 0
+        self.statistics.switched += (self._renews or new) and self.schedule.action(self._index) is Action.REUSE
+        self._renews = new and self._predictor.remembers
         if self._action is Action.FULL or layout != self._layout:
             self.forget()
         elif self._action is Action.REFRESH:
             self._store.start_refresh()
             self._shapes.clear()
+        elif not known:
+            self._action = Action.REFRESH
         self._layout = layout
         return self._action
+
+    def say(self, keys: Sequence[Hashable] | None) -> None:
+        """Tell for which of the evaluation's rows the next U-Net call is, or that it is for none of them: None.
+
+        A caller that says it once in a pass has to say it of every call; what nobody says is taken for somebody
+        else's, unless it comes after all of the evaluation's rows.
+        """
+        self._says = True
+        self._said = keys
 
     def _has_risen(self, noise: Tensor | None) -> bool:
         before, self._noise = self._noise, math.inf if noise is None else float(noise.max())
@@ -224,7 +288,7 @@ class SamplingPass:
 
     def _planned(self, *, partial: bool, rose: bool) -> Action:
         action = self.schedule.action(self._index)
-        if (self._postponed or self._has_grown or rose) and action is Action.REUSE:
+        if (self._postponed or self._has_grown or self._renews or rose) and action is Action.REUSE:
             action = Action.REFRESH
         self._has_grown = False
         self._postponed = partial and action is Action.REFRESH and len(self._store) > 0
@@ -233,17 +297,35 @@ class SamplingPass:
     def _choose(self, x: Tensor, timesteps: Tensor | None) -> View | None:
         if self._index < 0:
             return None
-        first_call = self._call is None
-        first = 0 if self._call is None else self._call.rows.stop
+        first = self._rows.handed
+        said, self._said = self._said, None
+        keys = self._rows.next(x, said, must_say=self._says)
         timed = timesteps is not None and timesteps.numel() in {1, len(x)}
         times = _of_each_row(timesteps, x) if timesteps is not None and timed else x.new_zeros(len(x))
-        self._call = call = Call(range(first, first + len(x)), x, times, timed)
-        if call.rows.stop > self._most_rows:
-            self._most_rows = call.rows.stop
-            self._has_grown = self._action is Action.REUSE and not first_call
+        self._call = call = Call(keys, x, times, timed)
+        if len(keys) != len(x):
+            self._give_up()
+        self._note_blocks()
+        if self._rows.handed > self._most_rows:
+            self._most_rows = self._rows.handed
+            self._has_grown = self._action is Action.REUSE and first > 0
         view = None if self._action is Action.FULL else self._view_of(call)
-        self._count(reused=view is not None and view.reuses, first_call=first_call)
+        self._count(reused=view is not None and view.reuses, first_call=first == 0)
         return view
+
+    def _give_up(self) -> None:
+        """Compute everything in full from now on: the calls are for rows that nobody can tell."""
+        self.statistics.others = True
+        self._action = Action.FULL
+        self.forget()
+
+    def _note_blocks(self) -> None:
+        """Forget what went through other blocks than those that are in the lists now."""
+        now = block_modules(self.unet)
+        if self._blocks and any(one is not other for one, other in itertools.zip_longest(self._blocks, now)):
+            self.forget()
+            self._action = Action.REFRESH if self._action is Action.REUSE else self._action
+        self._blocks = now
 
     def _view_of(self, call: Call) -> View:
         depth = self.depth
@@ -262,7 +344,7 @@ class SamplingPass:
         s = self.statistics
         s.calls_reused += reused
         s.calls_full += not reused
-        s.missed += self._action is Action.REUSE and not reused
+        s.missed += self._meant is Action.REUSE and not reused
         if first_call:
             self._all_reused = True
             s.reused += 1
@@ -275,7 +357,7 @@ class SamplingPass:
         if self._call is None:
             return output
         if not view.reuses:
-            self._store.keep(self._call, view.kept, output)
+            self.statistics.kept += self._store.keep(self._call, view.kept, output)
         elif view.complete:
             return self._store.drawn(self._call, output)
         else:

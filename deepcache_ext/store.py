@@ -1,20 +1,23 @@
-"""The kept features, by row.
+"""The kept features: one batch for each U-Net call that computed some, with the keys of its rows.
 
-A row is one batch entry of an evaluation's whole input. A host may spread an evaluation's rows over several U-Net
-calls and change the split in mid-run, so the rows that one call kept may be asked for by another.
+A row is one batch entry of an evaluation's whole input, and its key says which. A host may spread an evaluation's rows
+over several U-Net calls and change the split in mid-run, so the rows that one call kept may be asked for by another.
+The same rows again are served from the batch as it is; other rows are put together by slices and one concatenation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor
 
-from deepcache_ext.denoised import NoiseLevels, Prior, drawn
+from deepcache_ext.denoised import Memory, NoiseLevels, drawn, remembered
 from deepcache_ext.forecast import Held, Kept, Predictor
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,8 @@ class Signature:
 class Call:
     """What one U-Net call is given, and which of its evaluation's rows it is for."""
 
-    rows: range
+    keys: Sequence[Hashable]
+    """Of its rows, each another."""
     x: Tensor
     """Of shape (rows, channels, height, width)."""
     times: Tensor
@@ -45,29 +49,51 @@ class Call:
         return Signature(tuple(self.x.shape[1:]), self.x.dtype, self.x.device)
 
 
-@dataclass(frozen=True)
-class _Row:
+@dataclass(frozen=True, eq=False)
+class _Batch:
+    """What is kept of some rows: one tensor of each kind for all of them."""
+
     signature: Signature
-    walks: dict[int, Kept]
-    """What is kept of each walk over the blocks, by the walk's key."""
     generation: int
-    prior: Prior | None
-    """The refresh itself, where outputs are drawn towards its denoised picture."""
+    kept: Mapping[int, Mapping[str, Tensor]]
+    """By the key of the walk over the blocks, and by name; `OUTPUT` has what drawing needs to know of the output."""
+
+    @property
+    def form(self) -> Hashable:
+        """What batches must share for their rows to be put together."""
+        return frozenset((walk, frozenset(tensors)) for walk, tensors in self.kept.items())
+
+    @property
+    def walks(self) -> set[int]:
+        return {*self.kept} - {OUTPUT}
+
+    def tensors(self) -> Iterable[Tensor]:
+        return (tensor for tensors in self.kept.values() for tensor in tensors.values())
+
+    def only(self, rows: Sequence[int]) -> _Batch:
+        """Return a batch with copies of those rows."""
+        copies = {
+            walk: {name: _copied(tensor, rows) for name, tensor in tensors.items()}
+            for walk, tensors in self.kept.items()
+        }
+        return _Batch(self.signature, self.generation, copies)
 
 
-Walk = Sequence[Tensor]
-"""One feature of shape (1, channels, height, width) for each row of a call."""
+_Place = tuple[_Batch, int]
+"""A row: the batch that it is kept in, and its position there."""
+OUTPUT = -1
+"""The key, in the place of a walk's, of what drawing needs to know of an output."""
 
 
 class RowStore:
-    """Features of the last refresh, one per row and walk, and whatever of earlier ones the `predictor` keeps with them.
+    """Features of the last refresh, by row and walk, and whatever of earlier ones the `predictor` keeps with them.
 
     What a row is served follows from what was kept of this row alone, and from its own input and timestep. With
-    `levels` the outputs of the last refresh are kept too; see `deepcache_ext.denoised`.
+    `levels` the denoised pictures of the last refresh are kept too; see `deepcache_ext.denoised`.
     """
 
     def __init__(self, predictor: Predictor | None = None, *, levels: NoiseLevels | None = None) -> None:
-        self._rows: dict[int, _Row] = {}
+        self._places: dict[Hashable, _Place] = {}
         self._predictor = predictor or Held()
         self._levels = levels
         self._generation = 0
@@ -76,46 +102,62 @@ class RowStore:
         return len(self._current())
 
     def __repr__(self) -> str:
-        return f"RowStore(rows={sorted(self._current())}, bytes={self.nbytes})"
+        return f"RowStore(rows={list(self._current())}, bytes={self.nbytes})"
 
     @property
     def nbytes(self) -> int:
-        """Memory that the kept features hold, in bytes."""
-        kept = [walk for row in self._rows.values() for walk in row.walks.values()]
-        storages = (one.feature.untyped_storage() for walk in kept for one in walk.refreshes())
+        """Memory that is held for the rows, in bytes."""
+        batches = {batch for batch, _ in self._places.values()}
+        storages = (tensor.untyped_storage() for batch in batches for tensor in batch.tensors())
         return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
     def clear(self) -> None:
         """Forget every row and release its memory."""
-        self._rows.clear()
+        self._places.clear()
 
     def start_refresh(self) -> None:
         """Serve no row any more that isn't kept anew; what was kept stays if the predictor needs it."""
         if self._predictor.remembers:
-            self._rows = self._current()
+            self._places = self._current()
             self._generation += 1
         else:
             self.clear()
 
-    def keep(self, call: Call, walks: Mapping[int, Walk], output: object = None) -> None:
-        """Keep the features of `call`, and its `output` if that is wanted, replacing what was kept of its rows.
+    def has(self, keys: Iterable[Hashable]) -> bool:
+        """Tell whether rows with all of these keys are kept of the last refresh."""
+        return self._current().keys() >= {*keys}
 
-        `walks` has key 0 for the walk over the call's own input and other keys for walks over anything else. Nothing
-        is kept of a call in which a walk covered another number of rows than the call, since its rows can't be told
-        apart, or in which none of several walks is known to be the call's own.
+    def keep(self, call: Call, walks: Mapping[int, Tensor], output: object = None) -> bool:
+        """Keep the features of `call`, and of its `output` what is wanted, replacing what was kept of its rows.
+
+        `walks` has one feature of shape (rows, channels, height, width) for each walk over the blocks, which is the
+        store's from now on: with key 0 the walk over the call's own input, with other keys walks over anything else.
+        Nothing is kept of a call in which a walk covered another number of rows than the call, since its rows can't be
+        told apart, or in which none of several walks is known to be the call's own. Returns whether something was.
         """
-        before = {row: self._rows.pop(row, None) for row in call.rows}
-        if any(len(walk) != len(call.rows) for walk in walks.values()) or 0 not in walks:
-            return
-        x, times = call.x.detach(), call.times
-        if self._predictor.remembers or self._levels is not None:
-            x, times = x.clone(), times.clone()
-        outputs = output.detach().clone() if self._draws(output, call) else None
-        for position, row in enumerate(call.rows):
-            one = Call(range(row, row + 1), x[position : position + 1], times[position : position + 1])
-            of_row = {key: walk[position] for key, walk in walks.items()}
-            prior = None if outputs is None else Prior(one.x, one.times, outputs[position : position + 1])
-            self._rows[row] = _Row(call.signature, self._after(before[row], one, of_row), self._generation, prior)
+        before = self._removed(call.keys)
+        if any(len(walk) != len(call.keys) for walk in walks.values()) or 0 not in walks:
+            return False
+        signature = call.signature
+        last = [
+            place if place and place[0].signature == signature and place[0].walks == walks.keys() else None
+            for place in before
+        ]
+        memory = self._memory(call, output)
+        for rows in _alike(last):
+            x, times = _picked(call.x, rows), _picked(call.times, rows)
+            earlier = [place for place in (last[row] for row in rows) if place is not None]
+            kept: dict[int, Kept] = {}
+            for walk, of_call in walks.items():
+                feature = _copied(of_call, rows)
+                if earlier:
+                    kept[walk] = self._predictor.after(_joined(earlier, walk), feature, x, times)
+                else:
+                    kept[walk] = self._predictor.first(feature, x, times)
+            if memory is not None:
+                kept[OUTPUT] = {name: _copied(tensor, rows) for name, tensor in memory.items()}
+            self._put([call.keys[row] for row in rows], _Batch(signature, self._generation, kept))
+        return True
 
     def take(self, call: Call) -> dict[int, Tensor] | None:
         """Return a fresh tensor of shape (rows, channels, height, width) for each walk's key, or None.
@@ -123,38 +165,103 @@ class RowStore:
         It is the feature that the predictor expects of `call`. None where a row is not kept, was kept for another
         signature, or was kept by a forward that made other walks.
         """
-        current = self._current()
-        kept = [current.get(row) for row in call.rows]
-        found = [row for row in kept if row is not None and row.signature == call.signature]
-        if not found or len(found) != len(kept) or len({frozenset(row.walks) for row in found}) != 1:
+        current, signature = self._current(), call.signature
+        places = [current[key] for key in call.keys if key in current]
+        batches = {batch for batch, _ in places}
+        if not places or len(places) != len(call.keys) or any(batch.signature != signature for batch in batches):
             return None
-        expected = self._predictor.expected
-        return {key: expected([row.walks[key] for row in found], call.x, call.times) for key in found[0].walks}
+        walks = next(iter(batches)).walks
+        if any(batch.walks != walks for batch in batches):
+            return None
+        return {walk: self._expected(call, places, walk) for walk in walks}
 
     def drawn(self, call: Call, output: Any) -> Any:
         """Return the `output` of a reuse, drawn towards the last refresh's denoised picture where that is kept."""
-        priors = [row.prior for row in (self._rows[number] for number in call.rows) if row.prior is not None]
-        if self._levels is None or len(priors) != len(call.rows) or not self._draws(output, call):
+        places = [self._places[key] for key in call.keys]
+        if self._levels is None or not _can_draw(output, call) or any(OUTPUT not in of.kept for of, _ in places):
             return output
-        last = Prior(
-            torch.cat([prior.x for prior in priors]),
-            torch.cat([prior.times for prior in priors]),
-            torch.cat([prior.output for prior in priors]),
-        )
-        return drawn(output, call.x, call.times, last, self._levels, self._predictor.share)
+        return drawn(output, call.x, call.times, _joined(places, OUTPUT), self._levels, self._predictor.share)
 
-    def _draws(self, output: object, call: Call) -> TypeGuard[Tensor]:
-        """Tell whether the output is one to draw: its noise level known, its size the input's, no more channels."""
-        if self._levels is None or not call.timed or not isinstance(output, Tensor):
-            return False
-        return output.shape[2:] == call.x.shape[2:] and output.shape[1] <= call.x.shape[1]
+    def _expected(self, call: Call, places: Sequence[_Place], walk: int) -> Tensor:
+        found: dict[int, tuple[Tensor, int]] = {}
+        groups = _alike(places)
+        for rows in groups:
+            of_rows = [places[row] for row in rows]
+            kept = _joined(of_rows, walk)
+            feature = self._predictor.expected(kept, _picked(call.x, rows), _picked(call.times, rows))
+            if feature is kept["feature"] and len(groups) == len(_runs(of_rows)) == 1:
+                feature = feature.clone()
+            found.update({row: (feature, position) for position, row in enumerate(rows)})
+        if len(groups) == 1:
+            return found[0][0]
+        return _one([feature[rows] for feature, rows in _runs(found[row] for row in range(len(places)))])
 
-    def _current(self) -> dict[int, _Row]:
-        return {number: row for number, row in self._rows.items() if row.generation == self._generation}
+    def _memory(self, call: Call, output: object) -> Memory | None:
+        if self._levels is None or not _can_draw(output, call):
+            return None
+        return remembered(call.x, call.times, output.detach(), self._levels)
 
-    def _after(self, last: _Row | None, call: Call, walks: dict[int, Tensor]) -> dict[int, Kept]:
-        """Return what to keep of a row where `last` was kept of it before."""
-        fits = last is not None and last.signature == call.signature and last.walks.keys() == walks.keys()
-        if last is None or not fits:
-            return {key: self._predictor.first(new, call.x, call.times) for key, new in walks.items()}
-        return {key: self._predictor.after(last.walks[key], new, call.x, call.times) for key, new in walks.items()}
+    def _current(self) -> dict[Hashable, _Place]:
+        return {key: place for key, place in self._places.items() if place[0].generation == self._generation}
+
+    def _put(self, keys: Sequence[Hashable], batch: _Batch) -> None:
+        self._places.update({key: (batch, position) for position, key in enumerate(keys)})
+
+    def _removed(self, keys: Sequence[Hashable]) -> list[_Place | None]:
+        """Take those rows out, copying what is left of their batches, and return where they were."""
+        removed = [self._places.pop(key, None) for key in keys]
+        for batch in {place[0] for place in removed if place is not None}:
+            left = {key: position for key, (of, position) in self._places.items() if of is batch}
+            if left:
+                self._put([*left], batch.only([*left.values()]))
+        return removed
+
+
+def _can_draw(output: object, call: Call) -> TypeGuard[Tensor]:
+    """Tell whether an output is one to draw: its noise level known, its size the input's, no more channels."""
+    if not call.timed or not isinstance(output, Tensor):
+        return False
+    return output.shape[2:] == call.x.shape[2:] and output.shape[1] <= call.x.shape[1]
+
+
+def _alike(places: Sequence[_Place | None]) -> list[list[int]]:
+    """Return the numbers of the rows that can be put together, by the form of their batches, None for none."""
+    groups: dict[Hashable, list[int]] = {}
+    for row, place in enumerate(places):
+        groups.setdefault(None if place is None else place[0].form, []).append(row)
+    return [*groups.values()]
+
+
+def _runs(places: Iterable[tuple[T, int]]) -> list[tuple[T, slice]]:
+    """Return the places as ranges of neighbours in the same thing."""
+    runs: list[tuple[T, slice]] = []
+    for thing, position in places:
+        if runs and runs[-1][0] is thing and runs[-1][1].stop == position:
+            runs[-1] = (thing, slice(runs[-1][1].start, position + 1))
+        else:
+            runs.append((thing, slice(position, position + 1)))
+    return runs
+
+
+def _joined(places: Sequence[_Place], walk: int) -> Kept:
+    """Return what is kept of those rows, of batches of one form: a view where they are neighbours in one batch."""
+    runs = _runs(places)
+    names = places[0][0].kept[walk]
+    return {name: _one([batch.kept[walk][name][rows] for batch, rows in runs]) for name in names}
+
+
+def _picked(tensor: Tensor, rows: Sequence[int]) -> Tensor:
+    """Return some rows of a tensor, in ascending order: all of it, or a view where they are neighbours."""
+    if len(rows) == len(tensor):
+        return tensor
+    return _one([tensor[part] for _, part in _runs((tensor, row) for row in rows)])
+
+
+def _copied(tensor: Tensor, rows: Sequence[int]) -> Tensor:
+    """Return some rows of a tensor that will not be needed as a whole: all of it, or a copy."""
+    neighbours = rows[-1] - rows[0] + 1 == len(rows) < len(tensor)
+    return _picked(tensor, rows).clone() if neighbours else _picked(tensor, rows)
+
+
+def _one(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat([*parts])

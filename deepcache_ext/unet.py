@@ -46,6 +46,12 @@ def blocks(unet: nn.Module) -> tuple[nn.ModuleList, nn.Module, nn.ModuleList]:
     return cast(nn.ModuleList, inputs), cast(nn.Module, middle), cast(nn.ModuleList, outputs)
 
 
+def block_modules(unet: nn.Module) -> tuple[nn.Module, ...]:
+    """Return all blocks of `unet`, in the order in which they run."""
+    inputs, middle, outputs = blocks(unet)
+    return (*inputs, middle, *outputs)
+
+
 def max_depth(unet: nn.Module) -> int:
     """Return the largest depth at which `unet` can be cut: 11 for SD1 and SD2, 8 for SDXL."""
     return len(blocks(unet)[0]) - 1

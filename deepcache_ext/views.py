@@ -24,15 +24,15 @@ LATENT_CHANNELS = 4
 class View(ABC):
     """What one U-Net call sees in place of its block lists.
 
-    `kept` has the feature of every walk of the call that computed the deep part, cloned row by row, so that whatever
-    the rest of the call writes into the original leaves it alone. Key 0 is the walk over the call's own input; walks
+    `kept` has the feature of every walk of the call that computed the deep part, cloned, so that whatever the rest of
+    the call writes into the original leaves it alone. Key 0 is the walk over the call's own input; walks
     over anything else count from 1. `failure` is an error of our own while keeping; the call goes on without.
     """
 
     reuses = False
 
     def __init__(self) -> None:
-        self.kept: dict[int, tuple[Tensor, ...]] = {}
+        self.kept: dict[int, Tensor] = {}
         self.failure: Exception | None = None
 
     @property
@@ -50,7 +50,7 @@ class View(ABC):
 
     def _keep(self, key: int, feature: Tensor) -> None:
         try:
-            self.kept[key] = tuple(row.clone() for row in feature.detach().chunk(len(feature)))
+            self.kept[key] = feature.detach().clone()
         except Exception as error:  # noqa: BLE001 - out of memory, most likely: the picture matters more than the feature
             self.failure = error
 

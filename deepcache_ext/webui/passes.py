@@ -8,9 +8,12 @@ import logging
 import statistics
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from deepcache_ext.sampler_kind import SamplerKind
 from deepcache_ext.sampling import SamplingPass, Statistics
@@ -247,12 +250,13 @@ class _RunningPass:
         report.plan = _full_steps(self._run.schedule)
         self._timers: list[CallTimer] = []
         self._time_calls()
+        self._params: Any = None
+        self._keys: tuple[Hashable, ...] = ()
+        self._inner: nn.Module | None = None
+        self._handle: RemovableHandle | None = None
 
     def start_evaluation(self, params: Any) -> None:
-        """Start the next evaluation, on the U-Net that is in force now.
-
-        Rows are told apart by how many there are and how many of them are conds.
-        """
+        """Start the next evaluation, on the U-Net that is in force now."""
         loaded = host.loaded()
         if loaded != self._loaded:
             self._loaded = loaded
@@ -264,9 +268,14 @@ class _RunningPass:
                 _explain(self._p, f"from the change of the checkpoint on, {error}")
             else:
                 self._time_calls()
-        layout = (len(params.x), params.text_cond.shape[0])
-        partial = host.skips_uncond_only_now(params.denoiser, params.sigma)
-        self._run.start_evaluation(layout, partial=partial, noise=params.sigma)
+        self._params, self._keys = params, host.rows(params)
+        self._listen(host.inner_model(params.denoiser))
+        self._run.start_evaluation(
+            keys=self._keys,
+            batch=host.batch(params),
+            partial=host.skips_uncond_only_now(params.denoiser, params.sigma),
+            noise=params.sigma,
+        )
 
     def end(self, seconds: float) -> None:
         """Leave the U-Net as it was found, and report; the sampler's run took `seconds`."""
@@ -275,9 +284,9 @@ class _RunningPass:
         report.statistics = run.statistics
         report.sampling_seconds = seconds
         report.reason = report.reason or run.schedule.shortfall
-        if run.statistics.error:
-            report.reason = run.statistics.error
-            _explain(self._p, run.statistics.error)
+        if run.statistics.reason:
+            report.reason = run.statistics.reason
+            _explain(self._p, report.reason)
         report.unet_seconds, speed_up = _measured([timer.seconds() for timer in self._timers])
         report.speed_up = 1.0 if report.planned is None else speed_up
 
@@ -285,6 +294,22 @@ class _RunningPass:
         """Leave the U-Net as it was found."""
         self._run.remove()
         self._timers[-1].remove()
+        self._listen(None)
+        self._params = None
+
+    def _listen(self, inner: nn.Module | None) -> None:
+        """Hear of what the host's denoiser hands to `inner`; of nothing any more if None."""
+        if inner is self._inner:
+            return
+        if self._handle is not None:
+            self._handle.remove()
+        self._inner = inner
+        self._handle = None if inner is None else inner.register_forward_pre_hook(self._say)
+
+    def _say(self, _inner: nn.Module, args: tuple[Any, ...]) -> None:
+        """Tell the pass which of its own rows the host hands over; anything else that comes here is not the host's."""
+        part = host.part_of(args[0], self._params) if args and isinstance(args[0], Tensor) else None
+        self._run.say(None if part is None else self._keys[part])
 
     def _time_calls(self) -> None:
         statistics_ = self._run.statistics

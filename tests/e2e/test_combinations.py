@@ -54,7 +54,8 @@ def test_a_combination_is_as_close_as_the_plain_picture(maker, usual, combinatio
     found, passes = closeness(maker, **PROMPTS[combination])
     uncond_returns = "Skip Early" in combination
     assert all(done["full"] + done["reused"] == 10 for done in passes), passes
-    assert all(done["full"] <= 4 + uncond_returns and done["missed"] <= uncond_returns for done in passes), passes
+    # the evaluation in which they return and, for the line of theirs, the next
+    assert all(done["full"] <= 4 + 2 * uncond_returns and done["missed"] <= uncond_returns for done in passes), passes
     expected = usual["long prompt, padded" if "long prompt" in combination else "plain"]
     assert found > expected - SLACK, (found, usual)
 

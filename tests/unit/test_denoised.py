@@ -5,7 +5,7 @@ import torch
 
 from bench.runs import Task
 from deepcache_ext import NoiseLevels, SamplerKind, SamplingPass, Settings
-from deepcache_ext.denoised import HIGHEST_SIGMA, SHARE, SHARE_OF_HELD, Prior, drawn
+from deepcache_ext.denoised import HIGHEST_SIGMA, SHARE, SHARE_OF_HELD, drawn, remembered
 from deepcache_ext.forecast import Held, LineAndResponse
 from deepcache_ext.store import Call, RowStore
 from demo.k_diffusion_parts import external
@@ -27,8 +27,9 @@ def denoised(x, output, time, prediction):
     return (x - s * output) / alpha if prediction == "eps" else alpha * x - s * output
 
 
-def prior(time, *, rows=2, channels=4, seed=1):
-    return Prior(noise(rows, channels, 8, 8, seed=seed), torch.full((rows,), time), noise(rows, 4, 8, 8, seed=seed + 1))
+def full_call(time, *, rows=2, channels=4, seed=1):
+    """Return the input, timesteps and output of a full call."""
+    return noise(rows, channels, 8, 8, seed=seed), torch.full((rows,), time), noise(rows, 4, 8, 8, seed=seed + 1)
 
 
 @pytest.mark.parametrize("model", [external.DiscreteEpsDDPMDenoiser], ids=["k-diffusion"])
@@ -46,17 +47,19 @@ def test_timesteps_beyond_the_model_are_its_outermost():
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("channels", [4, 9])
 def test_drawn_all_the_way_it_leads_to_the_last_denoised_picture(prediction, channels):
-    last = prior(700, channels=channels)
-    x, output = noise(2, channels, 8, 8, seed=5), noise(2, 4, 8, 8, seed=6)
-    found = drawn(output, x, torch.full((2,), 400), last, NoiseLevels(ALPHAS, prediction), 1.0)
-    then = denoised(last.x[:, :4], last.output, 700, prediction)
+    last_x, last_times, last_output = full_call(700, channels=channels)
+    x, output, levels = noise(2, channels, 8, 8, seed=5), noise(2, 4, 8, 8, seed=6), NoiseLevels(ALPHAS, prediction)
+    last = remembered(last_x, last_times, last_output, levels)
+    found = drawn(output, x, torch.full((2,), 400), last, levels, 1.0)
+    then = denoised(last_x[:, :4], last_output, 700, prediction)
     assert torch.allclose(denoised(x[:, :4], found, 400, prediction), then, atol=1e-3)
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 def test_drawn_half_the_way_it_is_the_mean(prediction, dtype):
-    levels, last, times = NoiseLevels(ALPHAS, prediction), prior(700), torch.full((2,), 400)
+    levels, times = NoiseLevels(ALPHAS, prediction), torch.full((2,), 400)
+    last = remembered(*full_call(700), levels)
     x, output = noise(2, 4, 8, 8, seed=5), noise(2, 4, 8, 8, seed=6).to(dtype)
     none, half, all_ = (drawn(output, x, times, last, levels, share) for share in (0.0, 0.5, 1.0))
     assert none.dtype == half.dtype == dtype
@@ -67,9 +70,10 @@ def test_drawn_half_the_way_it_is_the_mean(prediction, dtype):
 def test_noise_alone_says_nothing_about_the_denoised_picture():
     alphas = ALPHAS.clone()
     alphas[999] = 1 / (1 + (2 * HIGHEST_SIGMA) ** 2)
-    last = Prior(noise(2, 4, 8, 8), torch.tensor([999, 700]), noise(2, 4, 8, 8, seed=1))
+    levels = NoiseLevels(alphas)
+    last = remembered(noise(2, 4, 8, 8), torch.tensor([999, 700]), noise(2, 4, 8, 8, seed=1), levels)
     output = noise(2, 4, 8, 8, seed=6)
-    found = drawn(output, noise(2, 4, 8, 8, seed=5), torch.full((2,), 600), last, NoiseLevels(alphas), 0.5)
+    found = drawn(output, noise(2, 4, 8, 8, seed=5), torch.full((2,), 600), last, levels, 0.5)
     assert torch.equal(found[0], output[0])
     assert not torch.equal(found[1], output[1])
 
@@ -89,13 +93,13 @@ def test_a_prediction_is_eps_or_v():
 def test_each_row_is_drawn_to_its_own_refresh(predictor, share):
     levels = NoiseLevels(ALPHAS)
     store = RowStore(predictor, levels=levels)
-    last = prior(700, rows=3)
+    last = full_call(700, rows=3)
     for rows in (range(2), range(2, 3)):
-        part = slice(rows.start, rows.stop)
-        features = [torch.zeros(1, 1, 8, 8)] * len(rows)
-        store.keep(Call(rows, last.x[part], last.times[part]), {0: features}, last.output[part])
+        last_x, last_times, last_output = (of_call[rows.start : rows.stop] for of_call in last)
+        store.keep(Call(rows, last_x, last_times), {0: torch.zeros(len(rows), 1, 8, 8)}, last_output)
     x, output, times = noise(3, 4, 8, 8, seed=5), noise(3, 4, 8, 8, seed=6), torch.full((3,), 400)
-    assert torch.equal(store.drawn(Call(range(3), x, times), output), drawn(output, x, times, last, levels, share))
+    expected = drawn(output, x, times, remembered(*last, levels), levels, share)
+    assert torch.equal(store.drawn(Call(range(3), x, times), output), expected)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +135,7 @@ def test_an_output_of_unknown_noise_or_another_shape_stays_as_it_is(x, timed):
     store = RowStore(levels=NoiseLevels(ALPHAS))
     output = noise(1, 4, 8, 8, seed=1)
     call = Call(range(1), x, torch.full((1,), 500.0), timed)
-    store.keep(call, {0: [torch.zeros(1, 1, 8, 8)]}, output)
+    store.keep(call, {0: torch.zeros(1, 1, 8, 8)}, output)
     assert torch.equal(store.drawn(call, output), output)
 
 

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.launches import Operations
 from deepcache_ext import Action, SamplingPass, Settings
 from deepcache_ext.store import Call, RowStore
 from tests.unit.unets import TaggedUNet
@@ -91,7 +92,7 @@ def call(first, rows=1, shape=(4, 8, 8), **kind):
 
 
 def walk(*values):
-    return [torch.full((1, 1, 2, 2), float(value)) for value in values]
+    return torch.tensor(values, dtype=torch.float32).view(-1, 1, 1, 1).expand(-1, 1, 2, 2).clone()
 
 
 def test_a_range_inside_what_was_kept_is_answered_across_calls():
@@ -102,6 +103,34 @@ def test_a_range_inside_what_was_kept_is_answered_across_calls():
     assert taken[0][:, 0, 0, 0].tolist() == [1, 2, 3]
     assert store.take(call(3, 3)) is None
     assert store.take(call(0, 0)) is None
+
+
+def test_rows_in_another_order_are_put_together_row_by_row():
+    store = RowStore()
+    store.keep(call(0, 2), {0: walk(0, 1)})
+    store.keep(call(2, 3), {0: walk(2, 3, 4)})
+    asked = Call([4, 0, 1, 3], torch.zeros(4, 4, 8, 8), torch.zeros(4))
+    assert store.take(asked)[0][:, 0, 0, 0].tolist() == [4, 0, 1, 3]
+
+
+@pytest.mark.parametrize("rows", [range(2), range(1), [1, 0]], ids=["all", "some", "turned round"])
+def test_what_is_taken_is_a_copy_and_only_one(rows):
+    store = RowStore()
+    store.keep(call(0, 2), {0: walk(7, 8)})
+    asked = Call(rows, torch.zeros(len(rows), 4, 8, 8), torch.zeros(len(rows)))
+    with Operations() as operations:
+        taken = store.take(asked)[0]
+    assert operations.counts.total() == 1
+    taken.zero_()
+    assert store.take(call(0, 2))[0][:, 0, 0, 0].tolist() == [7, 8]
+
+
+def test_a_row_that_is_replaced_leaves_nothing_of_itself_in_memory():
+    store = RowStore()
+    store.keep(call(0, 4), {0: walk(0, 1, 2, 3)})
+    store.keep(call(1, 2), {0: walk(11, 12)})
+    assert store.nbytes == 4 * 16
+    assert store.take(call(0, 4))[0][:, 0, 0, 0].tolist() == [0, 11, 12, 3]
 
 
 def test_what_is_taken_is_a_copy():

@@ -139,7 +139,8 @@ def test_a_forward_that_walks_the_blocks_twice_has_a_feature_for_each_walk():
     with SamplingPass(case.unet, Settings(interval=2)) as run:
         run.start_evaluation()
         case.call(1)
-        assert run.kept_bytes == sum(feature.nbytes for feature in taken)
+        features = sum(feature.nbytes for feature in taken)
+        assert features <= run.kept_bytes < 1.01 * features
         seen.clear()
         run.start_evaluation()
         case.call(2)

@@ -317,16 +317,16 @@ def test_rows_of_another_layout_are_not_mixed(controller):
 
     def run():
         answers = []
-        for step, conds in enumerate((1, 1, 2, 2)):
+        for step, conds in enumerate((1, 1, 2, 2, 2)):
             x = torch.full((conds + 1, 2, 8, 8), float(step))
             texts = torch.zeros(conds, 77, 8)
             controller.start_evaluation(
-                script_callbacks.CFGDenoiserParams(x, None, torch.ones(1), step, 4, texts, None, denoiser)
+                script_callbacks.CFGDenoiserParams(x, None, torch.ones(1), step, 5, texts, None, denoiser)
             )
             answers.append(unet(x))
         return answers
 
-    assert origins(sampler.launch_sampling(4, run)) == [0, 0, 2, 2]
+    assert origins(sampler.launch_sampling(5, run)) == [0, 0, 2, 3, 3]
     controller.end_job(p)
 
 
