@@ -35,7 +35,9 @@ ROWS = {
     "hypernetworks": "networks::*_hypernetwork*",
     "batch cond/uncond off": "combinations::*batch_cond_uncond off*, combinations::*_split_*",
     "prompts over 75 tokens, padded or not": "combinations::*long prompt*",
-    "AND, BREAK, prompt editing; prompts that take turns are made almost in full, and it says so": "combinations::*AND*, combinations::*BREAK*, combinations::*_prompt_editing_*",
+    "AND, BREAK, prompt editing; prompts that take turns are made in full": (
+        "combinations::*AND*, combinations::*BREAK*, combinations::*_prompt_editing_*"
+    ),
     "Negative Guidance minimum sigma, on all steps or every other": "combinations::*Negative Guidance*",
     "Skip Early CFG": "combinations::*Skip Early CFG*",
     "CFG 1": "combinations::*CFG 1*",
