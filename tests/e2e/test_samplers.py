@@ -1,6 +1,8 @@
 """Every sampler of the host."""
 
-from deepcache_ext import Action, Schedule, Settings
+import pytest
+
+from deepcache_ext import Action, SamplerKind, Schedule, Settings
 from tests.e2e.pictures import picture_of, same
 
 ADAPTIVE = "DPM adaptive"
@@ -19,7 +21,7 @@ def test_every_sampler_makes_the_same_picture_twice_and_is_counted_right(maker):
         other = maker.make(cache={"interval": 3}, sampler_name=name)
         maker.state()
         total = None if name == ADAPTIVE else evaluations
-        schedule = Schedule(Settings(interval=3), total, 2 if name in SECOND_ORDER else 1)
+        schedule = Schedule(Settings(interval=3), total, SamplerKind(2 if name in SECOND_ORDER else 1))
         refreshes = sum(schedule.action(index) is not Action.REUSE for index in range(evaluations))
         expected = (True, evaluations, refreshes, total)
         found = (same(one, other), full + reused, full, planned)
@@ -40,3 +42,32 @@ def test_every_sampler_is_planned_right_at_other_numbers_of_steps_and_from_a_pic
             if planned != (None if name == ADAPTIVE else evaluations):
                 wrong[name, path] = (planned, evaluations)
     assert wrong == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "scheduler", "steps"),
+    [("Euler", "DDIM", 30), ("Euler", "DDIM", 60), ("Heun", "KL Optimal", 12), ("DPM++ 2M", "SGM Uniform", 13)],
+)
+def test_the_number_of_evaluations_follows_the_scheduler(maker, name, scheduler, steps):
+    request = {"sampler_name": name, "scheduler": scheduler, "steps": steps, "width": 64, "height": 64}
+    maker.make(cache={"interval": 5}, **request)
+    (evaluations,) = maker.state()["evaluations"]
+    (done,) = maker.last_run()["passes"]
+    assert done["planned"] == evaluations
+    assert done["statistics"]["reused"] > 0
+
+
+def test_presets_leave_the_sampler_alone_that_decides_how_often_it_evaluates(maker):
+    maker.make(cache={"preset": "Quality"}, sampler_name=ADAPTIVE, width=64, height=64)
+    maker.state()
+    (done,) = maker.last_run()["passes"]
+    assert done["reason"].startswith("this sampler decides itself how often it evaluates")
+    assert done["statistics"]["reused"] == 0
+
+
+def test_restart_makes_the_rise_of_the_noise_in_full(maker):
+    request = {"sampler_name": "Restart", "steps": 20, "width": 64, "height": 64}
+    maker.make(cache={"schedule": "list", "steps": "0-16"}, **request)
+    maker.state()
+    (done,) = maker.last_run()["passes"]
+    assert done["statistics"]["full"] == 17 + 1
