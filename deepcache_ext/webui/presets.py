@@ -27,7 +27,10 @@ PRESETS: dict[str, Mapping[Family, Mapping[str, Any]]] = {
 NAMES = (*PRESETS, CUSTOM)
 
 NO_CLOSER: Mapping[str, frozenset[str]] = {
-    "DPM++ 2M SDE": frozenset(PRESETS),
+    "DPM++ 2M": frozenset({"Fast"}),
+    "DPM++ 2M SDE": frozenset({"Quality"}),
+    "LMS": frozenset({"Quality"}),
+    "UniPC": frozenset({"Fast"}),
 }
 """The presets, by sampler, that are not sure to be closer than as many steps as cost the same; see docs/presets.csv."""
 
