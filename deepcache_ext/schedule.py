@@ -132,12 +132,12 @@ class Schedule:
     @property
     def shortfall(self) -> str:
         """Why the plan of "auto" is slower than asked for, as a sentence; "" where it is not, or without a total."""
-        if self.settings.schedule != "auto" or not self._window or self._full is None:
+        if self.settings.schedule != "auto" or not self._window or self.total is None:
             return ""
-        wanted, made = self._wanted(len(self._window)), len(self._full)
-        if made <= wanted:
+        length, made = len(self._window), len(self._spread(self._window, self.total))
+        if made <= self._wanted(length):
             return ""
-        fastest = len(self._window) / (made + (len(self._window) - made) * self.reuse)
+        fastest = length / (made + (length - made) * self.reuse)
         return (
             f"{self.settings.speed_up:g}x is out of reach at depth {self.settings.depth}, about {fastest:.1f}x is what "
             "full evaluations close enough to each other allow"
@@ -180,17 +180,12 @@ class Schedule:
         return full_evaluations(length, self.settings.speed_up, self.reuse)
 
     def _placed(self, inside: range, total: int) -> tuple[int, ...]:
-        """Return the full evaluations in the window: as many as the speed leaves there.
+        """Return the full evaluations in the window: as many as the speed leaves there, and the whole run's own.
 
-        Where the plan of the whole run has more in the window it is kept, so that a window never thins out what it has
-        inside.
+        So a window never thins out what it has inside.
         """
-        if len(inside) == total:
-            return self._spread(inside, total)
-        first = inside.start
-        of_run = {first, *(index for index in self._spread(range(total), total) if index in inside)}
-        of_window = self._spread(inside, total)
-        return of_window if len(of_window) > len(of_run) else tuple(sorted(of_run))
+        of_run = (index for index in self._spread(range(total), total) if index in inside)
+        return tuple(sorted({*self._spread(inside, total), *of_run}))
 
     def _spread(self, inside: range, total: int) -> tuple[int, ...]:
         stages = self.sampler.stages

@@ -21,7 +21,7 @@ _CHURNED = {"Euler", "Heun", "DPM2"}
 """Samplers to which the setting "sigma churn" adds noise."""
 _STEPS_OF_ITS_OWN = {"Restart"}
 """Samplers that make other steps of the noise levels that they are given."""
-_NEVER_RISE = {"k_diffusion.sampling", "modules.sd_samplers_timesteps_impl"}
+_NEVER_RISE = {"k_diffusion.sampling", "modules.sd_samplers_timesteps_impl", "modules.sd_samplers_lcm"}
 """The modules whose samplers only go down in noise."""
 
 

@@ -140,7 +140,9 @@ def test_all_is_full_outside_the_window_and_the_speed_applies_inside():
     found = full(Schedule(settings, 20))
     outside = {0, 1, 2, 3, 16, 17, 18, 19}
     assert outside <= set(found)
-    assert len(set(found) - outside) == full_evaluations(12, 1.5, 0.08)
+    inside = set(found) - outside
+    assert inside >= set(full(Schedule(Settings(schedule="auto", speed_up=1.5), 20))) - outside
+    assert full_evaluations(12, 1.5, 0.08) <= len(inside) < 12
 
 
 def test_without_a_total_and_past_it_the_schedule_is_uniform():
