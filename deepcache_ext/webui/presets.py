@@ -27,8 +27,8 @@ PRESETS: dict[str, Mapping[Family, Mapping[str, Any]]] = {
 NAMES = (*PRESETS, CUSTOM)
 
 NO_CLOSER: Mapping[str, frozenset[str]] = {
-    "DPM++ 2M": frozenset({"Fast"}),
-    "DPM++ 2M SDE": frozenset({"Quality"}),
+    "DPM++ 2M": frozenset({"Quality", "Fast"}),
+    "DPM++ 2M SDE": frozenset({"Quality", BALANCED, "Fast"}),
     "LMS": frozenset({"Quality"}),
     "UniPC": frozenset({"Fast"}),
 }
