@@ -13,7 +13,7 @@ from deepcache_ext.sampler_kind import SamplerKind
 Gaps = NDArray[np.float64]
 
 LONGEST = 0.25
-"""The longest way from one full evaluation to the next, as a part of the run; see bench/placement.py."""
+"""The longest way from one full evaluation to the next, as a part of the run; see docs/closeness.md."""
 LONGEST_UNPLANNED = 5
 """The longest interval of a run whose number of evaluations nobody knows."""
 SPARSE = 2.3
