@@ -95,7 +95,7 @@ def _even(total: int, count: int, rule: Rule) -> tuple[int, ...]:
 
     They are fewer where there would be some gaps of 1 but not `FEWEST_SHORT`.
     """
-    spared = max(SPARED + 1, total // count) if rule.spare_last else 1
+    spared = min(rule.longest or total, max(SPARED + 1, total // count)) if rule.spare_last else 1
     last = max(total - spared, count - 1)
     gap, longer = divmod(last, count - 1)
     shorter = count - 1 - longer
@@ -114,7 +114,7 @@ def _growing(total: int, count: int, rule: Rule) -> tuple[int, ...]:
     shape = rule.growth ** ((np.arange(count - 1) + 0.5) / (count - 1))
     longest = float(max(shortest, rule.longest or total))
     gaps = _gaps(shape, shortest, longest, total, 0.5)
-    last = min(total - 1, max(count - 1, round(total - gaps[-1] / 2)))
+    last = min(total - 1, int((count - 1) * longest), max(count - 1, round(total - gaps[-1] / 2)))
     if rule.spare_last and last == total - 1:
         last = total - 2
         gaps = _gaps(shape, shortest, longest, last, 0.0)

@@ -20,7 +20,7 @@ def test_positional_and_named_values_make_the_same_picture(maker):
 
 def test_a_preset_alone(maker):
     maker.make(cache=[True, "Fast"], steps=10)
-    assert maker.counts() == [("txt2img", 3, 7)]
+    assert maker.counts() == [("txt2img", 4, 6)]
     maker.make(cache={"preset": "Quality"}, steps=10)
     assert maker.counts() == [("txt2img", 7, 3)]
     maker.make(cache={"preset": "Quality"}, steps=9)
@@ -127,7 +127,7 @@ def test_the_presets_depth_is_the_familys(maker, family):
     reply = maker.make(cache={"preset": "Fast"}, model=maker.model(family), steps=10)
     told = reply["info"]["extra_generation_params"].get("DeepCache depth", Settings().depth)
     assert told == PRESETS["Fast"][family]["depth"]
-    assert maker.counts() == [("txt2img", 3, 7)]
+    assert maker.counts() == [("txt2img", 4, 6)]
 
 
 @pytest.mark.parametrize("example", api_examples(), ids=lambda example: str(example["alwayson_scripts"]["DeepCache"]))

@@ -323,8 +323,8 @@ def test_a_classifier_tells_styles_apart_and_noise_is_far_from_them():
 def test_distribution_compares_full_fewer_and_cached_pictures():
     task = Task(TinyModel(), "Euler", pictures=2, batch=2, guidance=3.0)
     classifier = distribution.trained(task.model.decode(torch.randn(8, 3, 32, 32)), torch.arange(8))
-    cells = list(distribution.compare(task, 6, classifier, torch.randn(8, distribution.FEATURES)))
-    methods = ["full", "3 steps", "uniform, N = 2", "auto, N = 2", "2 steps", "uniform, N = 3", "auto, N = 3"]
+    cells = list(distribution.compare(task, 9, classifier, torch.randn(8, distribution.FEATURES)))
+    methods = ["full", "5 steps", "uniform, N = 2", "auto, N = 2", "3 steps", "uniform, N = 3", "auto, N = 3"]
     assert [cell[1] for cell in cells] == methods
     assert len({cell[3] for cell in cells}) == len(cells)
     assert {len(cell) for cell in cells} == {len(distribution.HEADINGS)}
