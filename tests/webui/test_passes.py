@@ -23,16 +23,6 @@ class LatentUNet(TaggedUNet):
         return super().forward(x, timesteps)[:, :2]
 
 
-@pytest.fixture
-def controller():
-    load_checkpoint()
-    script = load_script()
-    yield script.controller
-    for callback in script_callbacks.callbacks["script_unloaded"]:
-        callback()
-    sd_models.model_data.sd_model = None
-
-
 def full_and_reused(controller):
     return [(done.name, done.statistics.full, done.statistics.reused) for done in controller.last_report.passes]
 

@@ -10,19 +10,9 @@ from torch import nn
 from deepcache_ext.sampling import OTHERS, SWITCHED
 from deepcache_ext.webui import host
 from deepcache_ext.webui.passes import NOT_USED
-from tests.webui.support import Processing, load_checkpoint, load_script
+from tests.webui.support import Processing
 
 ON = {"enabled": True, "interval": 3, "depth": 1, "forecast": "off"}
-
-
-@pytest.fixture
-def controller():
-    load_checkpoint()
-    script = load_script()
-    yield script.controller
-    for callback in script_callbacks.callbacks["script_unloaded"]:
-        callback()
-    sd_models.model_data.sd_model = None
 
 
 def schedule(*ends):
