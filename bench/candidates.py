@@ -1,4 +1,4 @@
-"""Predictors that were tried in the place of the extension's own (`deepcache_ext.forecast.Predictor`)."""
+"""Predictors that were tried in the place of the extension's own (`deepcache_ext.features.forecast.Predictor`)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from bench.caches import spectrum_weights
-from deepcache_ext.denoised import SHARE
-from deepcache_ext.forecast import Kept
+from deepcache_ext.features.denoised import SHARE
+from deepcache_ext.features.forecast import Kept
 
 TRAINED = 1000
 """The timesteps of a checkpoint's noise schedule."""

@@ -29,7 +29,7 @@ from bench.report import read_csv, row, save_figure, standard_error, table, wors
 from bench.runs import ALL_SAMPLERS, Run, Task
 from bench.walk import share
 from deepcache_ext import Settings
-from deepcache_ext.schedule import OUTERMOST
+from deepcache_ext.planning.schedule import OUTERMOST
 from demo.pictures import psnr
 from demo.tiny_model import TinyModel
 

@@ -17,7 +17,7 @@ from bench.networks import NETWORKS, in_precision, use_sdp_attention
 from bench.report import row, table, written_on
 from bench.timing import Clock, Samples
 from deepcache_ext import NoiseLevels, SamplerKind, SamplingPass, Settings
-from deepcache_ext.store import RowStore
+from deepcache_ext.features.store import RowStore
 
 HEADINGS = ("network", "sampler", "depth", "of a refresh", "of a reuse", "on a reuse, of a refresh")
 CASES = (

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 
 from deepcache_ext import Action, SamplerKind, SamplingPass, Settings
-from deepcache_ext.forecast import Line
-from deepcache_ext.rows import Batch
+from deepcache_ext.features.forecast import Line
+from deepcache_ext.features.rows import Batch
 from tests.unit.unets import TaggedUNet, state_of
 
 

@@ -22,7 +22,7 @@ from bench.networks import NETWORKS, in_precision
 from bench.report import row, table
 from bench.walk import Walk
 from deepcache_ext import NoiseLevels, SamplerKind, SamplingPass, Settings
-from deepcache_ext.forecast import Held, Line, LineAndResponse, Predictor
+from deepcache_ext.features.forecast import Held, Line, LineAndResponse, Predictor
 
 NETWORK = "SD1.5"
 ROWS = (2, 8, 16, 32)

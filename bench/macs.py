@@ -23,7 +23,7 @@ from bench.control_net import ControlledForward, ControlNet
 from bench.networks import NETWORKS
 from bench.report import save_figure, table, written_on
 from deepcache_ext import SamplingPass, Settings
-from deepcache_ext.unet import max_depth
+from deepcache_ext.network.unet import max_depth
 
 PAPER_LDM = {1: 99.82, 2: 52.12, 3: 36.48, 5: 23.50, 10: 13.97, 20: 9.39}
 PAPER_LDM_EVALUATIONS = 250

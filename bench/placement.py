@@ -1,8 +1,8 @@
 """How much farther apart should full evaluations be at the end of a run than at its start?
 
-For the schedule "auto" (deepcache_ext/placement.py): the mean PSNR in dB, and of the worst tenth, to the uncached
-picture of the demo's trained model, by how many times the gaps grow over a run; 1 is even. A reuse runs no block where
-no noise is added, else the outermost pair, as the presets have it for SD1.
+For the schedule "auto" (deepcache_ext/planning/placement.py): the mean PSNR in dB, and of the worst tenth, to the
+uncached picture of the demo's trained model, by how many times the gaps grow over a run; 1 is even. A reuse runs no
+block where no noise is added, else the outermost pair, as the presets have it for SD1.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from bench.report import mean_and_worst, row, table, written_on
 from bench.runs import ALL_SAMPLERS, Task
 from bench.walk import share
 from deepcache_ext import Settings
-from deepcache_ext.placement import Rule, full_evaluations, placed
+from deepcache_ext.planning.placement import Rule, full_evaluations, placed
 from demo.pictures import psnr
 from demo.tiny_model import TinyModel
 

@@ -22,8 +22,8 @@ from bench.report import mean_and_worst, row, table, written_on
 from bench.runs import ALL_SAMPLERS, Task
 from bench.walk import Walk
 from deepcache_ext import NoiseLevels, Settings
-from deepcache_ext.denoised import SHARE, drawn, remembered
-from deepcache_ext.forecast import Held, Line, LineAndResponse, Predictor
+from deepcache_ext.features.denoised import SHARE, drawn, remembered
+from deepcache_ext.features.forecast import Held, Line, LineAndResponse, Predictor
 from demo.pictures import psnr
 from demo.tiny_model import UNCONDITIONAL, TinyModel
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bench.diffusers_samplers import DIFFUSERS_SAMPLERS, DiffusersSampler
 from deepcache_ext import SamplingPass, Settings
-from deepcache_ext.forecast import Predictor
+from deepcache_ext.features.forecast import Predictor
 from demo.samplers import SAMPLERS, Sampler
 from demo.tiny_model import TinyModel
 

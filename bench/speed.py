@@ -31,8 +31,8 @@ from bench.networks import NETWORKS, in_precision, use_sdp_attention
 from bench.report import save_figure, table, written_on
 from bench.timing import Clock, Samples, block_times
 from deepcache_ext import SamplingPass, Settings
-from deepcache_ext.hook import CallHook
-from deepcache_ext.views import View
+from deepcache_ext.network.hook import CallHook
+from deepcache_ext.network.views import View
 
 LATENTS = {"cpu": {"SDXL": 64}, "cuda": {}}
 """Where the usual latent is not used: SDXL at 64x64 on a CPU, where it takes long enough."""

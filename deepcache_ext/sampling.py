@@ -12,17 +12,17 @@ from typing import Any, Literal, TypeVar, get_args
 
 from torch import Tensor, nn
 
-from deepcache_ext.control import short_controls
-from deepcache_ext.denoised import NoiseLevels
-from deepcache_ext.forecast import Held, Line, LineAndResponse, Predictor
-from deepcache_ext.hook import CallHook, reset_hooks
-from deepcache_ext.rows import Batch, Rows
-from deepcache_ext.sampler_kind import SamplerKind
-from deepcache_ext.schedule import Action, Schedule, cost_on_sd
-from deepcache_ext.settings import Settings
-from deepcache_ext.store import Call, RowStore, Signature
-from deepcache_ext.unet import block_modules, find_unet, has_foreign_forward, max_depth
-from deepcache_ext.views import CompactView, FullLengthView, RefreshView, Shapes, View
+from deepcache_ext.features.denoised import NoiseLevels
+from deepcache_ext.features.forecast import Held, Line, LineAndResponse, Predictor
+from deepcache_ext.features.rows import Batch, Rows
+from deepcache_ext.features.store import Call, RowStore, Signature
+from deepcache_ext.network.control import short_controls
+from deepcache_ext.network.hook import CallHook, reset_hooks
+from deepcache_ext.network.unet import block_modules, find_unet, has_foreign_forward, max_depth
+from deepcache_ext.network.views import CompactView, FullLengthView, RefreshView, Shapes, View
+from deepcache_ext.planning.sampler_kind import SamplerKind
+from deepcache_ext.planning.schedule import Action, Schedule, cost_on_sd
+from deepcache_ext.planning.settings import Settings
 
 logger = logging.getLogger("deepcache")
 
@@ -236,8 +236,8 @@ class SamplingPass:
         row whose conditioning is another than before has another key. Where a key is new, the whole evaluation is
         computed in full, and the next one too if the predictor needs two. Without keys, rows are told by their place.
 
-        `batch` is the sampler's own. Calls that are no cut of it (see `deepcache_ext.rows`), or together for fewer rows
-        than there are keys, are somebody else's: from then on the pass computes everything in full.
+        `batch` is the sampler's own. Calls that are no cut of it (see `features.rows`), or together for fewer rows than
+        there are keys, are somebody else's: from then on the pass computes everything in full.
 
         `layout` is anything else that makes what was kept useless when it changes, such as which control units are
         active where they change the walks or, without keys, the number of conds. It must not change where only the

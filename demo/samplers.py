@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deepcache_ext.sampler_kind import SamplerKind
+from deepcache_ext.planning.sampler_kind import SamplerKind
 from demo.k_diffusion_parts import sampling
 from demo.tiny_model import Evaluate, Prompt, TinyModel
 

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deepcache_ext.denoised import NoiseLevels, Prediction
+from deepcache_ext.features.denoised import NoiseLevels, Prediction
 from demo import unet_packages, weights
 from demo.autoencoder import Decoder
 from demo.k_diffusion_parts import external

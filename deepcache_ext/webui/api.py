@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from deepcache_ext.settings import Choice, Number, Steps, WholeNumber
+from deepcache_ext.planning.settings import Choice, Number, Steps, WholeNumber
 from deepcache_ext.webui.options import CONTROLS, Control, Flag, written
 from deepcache_ext.webui.passes import Controller
 

@@ -8,8 +8,8 @@ from typing import Any
 from modules import patches, sd_models, sd_samplers_common, sd_unet, shared
 from torch import Tensor, nn
 
-from deepcache_ext.denoised import NoiseLevels
-from deepcache_ext.rows import Batch
+from deepcache_ext.features.denoised import NoiseLevels
+from deepcache_ext.features.rows import Batch
 from deepcache_ext.webui.presets import Family
 
 _PATCH = ("deepcache", sd_samplers_common.Sampler, "launch_sampling")

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from deepcache_ext.settings import Choice, Kind, Settings, accepted
+from deepcache_ext.planning.settings import Choice, Kind, Settings, accepted
 from deepcache_ext.webui.presets import BALANCED, CUSTOM, NAMES, PRESETS, Family
 
 _OF_HIRES = ("speed_up", "interval", "depth")

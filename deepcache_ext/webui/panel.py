@@ -9,8 +9,8 @@ from typing import Any
 import gradio as gr
 from modules.ui_components import InputAccordion
 
-from deepcache_ext.settings import Choice, Number, WholeNumber, accepted
-from deepcache_ext.unet import check_for_unet
+from deepcache_ext.network.unet import check_for_unet
+from deepcache_ext.planning.settings import Choice, Number, WholeNumber, accepted
 from deepcache_ext.webui import host, plan, samplers
 from deepcache_ext.webui.options import CONTROLS, SCHEDULES, Control, Flag, Options, given, resolved, written
 from deepcache_ext.webui.passes import Controller, JobReport

@@ -15,10 +15,10 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from deepcache_ext.sampler_kind import SamplerKind
+from deepcache_ext.planning.sampler_kind import SamplerKind
+from deepcache_ext.planning.schedule import Action, Schedule
+from deepcache_ext.planning.settings import Settings
 from deepcache_ext.sampling import SamplingPass, Statistics
-from deepcache_ext.schedule import Action, Schedule
-from deepcache_ext.settings import Settings
 from deepcache_ext.timer import CallTimer
 from deepcache_ext.webui import host, samplers
 from deepcache_ext.webui.options import INFOTEXT_KEYS, Options, given, overridden, resolved

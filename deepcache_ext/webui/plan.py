@@ -7,9 +7,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from deepcache_ext.sampler_kind import SamplerKind
-from deepcache_ext.schedule import Action, Schedule
-from deepcache_ext.settings import Settings
+from deepcache_ext.planning.sampler_kind import SamplerKind
+from deepcache_ext.planning.schedule import Action, Schedule
+from deepcache_ext.planning.settings import Settings
 from deepcache_ext.webui.presets import Family
 
 _WIDTH, _HEIGHT, _GAP = 600, 24, 0.2

@@ -8,7 +8,7 @@ from typing import Any
 
 from modules import sd_samplers, shared
 
-from deepcache_ext.sampler_kind import SamplerKind
+from deepcache_ext.planning.sampler_kind import SamplerKind
 
 DECIDES_ITSELF = frozenset({"DPM adaptive"})
 """Samplers that decide by what they get how often they evaluate: an error of ours has them evaluate more often."""

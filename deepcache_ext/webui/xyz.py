@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from deepcache_ext.settings import Choice, Number, WholeNumber
+from deepcache_ext.planning.settings import Choice, Number, WholeNumber
 from deepcache_ext.webui.options import CONTROLS, Control, Flag
 from deepcache_ext.webui.passes import OVERRIDES
 

@@ -29,7 +29,7 @@ from bench.networks import Network
 from bench.runs import Task
 from bench.timing import Clock, block_times
 from deepcache_ext import SamplingPass, Settings
-from deepcache_ext.forecast import Held
+from deepcache_ext.features.forecast import Held
 from demo.pictures import psnr
 from demo.tiny_model import TinyModel
 from tests.unit.unets import Case, TaggedUNet

@@ -5,9 +5,9 @@ import torch
 
 from bench.runs import Task
 from deepcache_ext import NoiseLevels, SamplerKind, SamplingPass, Settings
-from deepcache_ext.denoised import HIGHEST_SIGMA, SHARE, SHARE_OF_HELD, drawn, remembered
-from deepcache_ext.forecast import Held, LineAndResponse
-from deepcache_ext.store import Call, RowStore
+from deepcache_ext.features.denoised import HIGHEST_SIGMA, SHARE, SHARE_OF_HELD, drawn, remembered
+from deepcache_ext.features.forecast import Held, LineAndResponse
+from deepcache_ext.features.store import Call, RowStore
 from demo.k_diffusion_parts import external
 from demo.pictures import psnr
 from demo.tiny_model import TinyModel
@@ -155,5 +155,5 @@ def test_pictures_are_closer_for_it(sampler, monkeypatch):
     uncached = task.run(12).pictures
     settings = Settings(schedule="auto", speed_up=1.85)
     drawn_ = psnr(task.run(12, settings).pictures, uncached).mean()
-    monkeypatch.setattr("deepcache_ext.store.drawn", lambda output, *_rest: output)
+    monkeypatch.setattr("deepcache_ext.features.store.drawn", lambda output, *_rest: output)
     assert drawn_ > psnr(task.run(12, settings).pictures, uncached).mean() + 0.3

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from deepcache_ext import NoiseLevels, SamplingPass, Settings, forecast
-from deepcache_ext.store import Call, RowStore
+from deepcache_ext import NoiseLevels, SamplingPass, Settings
+from deepcache_ext.features import forecast
+from deepcache_ext.features.store import Call, RowStore
 from tests.unit.unets import VIEWS, Case, TaggedUNet
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from deepcache_ext import SamplingPass, Settings
-from deepcache_ext.hook import CallHook
+from deepcache_ext.network.hook import CallHook
 from tests.unit.unets import VIEWS, Case, TaggedUNet, state_of
 
 
@@ -99,7 +99,7 @@ def test_other_peoples_hooks_survive_in_any_order():
 
 def test_without_always_called_hooks_the_next_evaluation_puts_the_blocks_back(monkeypatch):
     """torch 2.0 can't run a hook after an exception."""
-    monkeypatch.setattr("deepcache_ext.hook._ALWAYS", {})
+    monkeypatch.setattr("deepcache_ext.network.hook._ALWAYS", {})
     case = Case()
     tree = list(case.unet.modules())
     untouched = case.call(1)

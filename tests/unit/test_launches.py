@@ -7,7 +7,7 @@ from bench.control_net import ControlledForward, ControlNet
 from bench.launches import CASES, LEVELS, READ_BACK, ROWS, Counted, Operations
 from bench.networks import NETWORKS
 from deepcache_ext import SamplerKind, SamplingPass, Settings
-from deepcache_ext.forecast import Held, Line, LineAndResponse
+from deepcache_ext.features.forecast import Held, Line, LineAndResponse
 
 ADDED = {
     "held": (1, 1),

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepcache_ext import Action, SamplerKind, Schedule, Settings
-from deepcache_ext.placement import Rule, full_evaluations, interval, longest_gap, placed
+from deepcache_ext.planning.placement import Rule, full_evaluations, interval, longest_gap, placed
 
 SPEEDS = st.floats(1, 4)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from deepcache_ext import Action, SamplerKind, SamplingPass, Settings
-from deepcache_ext.forecast import Held, Line, LineAndResponse
+from deepcache_ext.features.forecast import Held, Line, LineAndResponse
 from demo.k_diffusion_parts import sampling
 from demo.samplers import SAMPLERS
 from demo.tiny_model import TinyModel
@@ -100,7 +100,7 @@ def test_an_error_of_ours_stops_caching_is_reported_once_and_spares_the_picture(
     def out_of_memory(*_):
         raise MemoryError("no room for the feature")
 
-    monkeypatch.setattr("deepcache_ext.store.RowStore.take", out_of_memory)
+    monkeypatch.setattr("deepcache_ext.features.store.RowStore.take", out_of_memory)
     run = SamplingPass(unet, Settings(interval=2)).install()
     with caplog.at_level(logging.WARNING, "deepcache"):
         for _ in range(4):

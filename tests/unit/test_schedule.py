@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepcache_ext import Action, SamplerKind, Schedule, Settings
-from deepcache_ext.schedule import non_uniform, uniform, window
+from deepcache_ext.planning.schedule import non_uniform, uniform, window
 
 # (total, interval, centre, power): what the function published with the paper returns
 PUBLISHED = {

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from bench.launches import Operations
 from deepcache_ext import Action, SamplingPass, Settings
-from deepcache_ext.store import Call, RowStore
+from deepcache_ext.features.store import Call, RowStore
 from tests.unit.unets import TaggedUNet
 
 CHANNELS = 2  # of a TaggedUNet's feature

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from deepcache_ext import SamplingPass, Settings
-from deepcache_ext.unet import check_for_unet, find_unet, has_foreign_forward, max_depth
+from deepcache_ext.network.unet import check_for_unet, find_unet, has_foreign_forward, max_depth
 from tests.unit.unets import DTYPES, KINDS, VIEWS, Case, TaggedUNet
 
 

@@ -7,7 +7,7 @@ import gradio as gr
 import pytest
 from modules import sd_models, shared
 
-from deepcache_ext.placement import full_evaluations
+from deepcache_ext.planning.placement import full_evaluations
 from deepcache_ext.webui.options import CONTROLS, SCHEDULES, written
 from deepcache_ext.webui.presets import PRESETS
 from tests.browser import page as open_page

@@ -8,9 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from deepcache_ext.placement import LONGEST_UNPLANNED, full_evaluations, interval, longest_gap, placed, rule_for
-from deepcache_ext.sampler_kind import SamplerKind
-from deepcache_ext.settings import LAST_STEP, Number, Settings, WholeNumber, accepted
+from deepcache_ext.planning.placement import (
+    LONGEST_UNPLANNED,
+    full_evaluations,
+    interval,
+    longest_gap,
+    placed,
+    rule_for,
+)
+from deepcache_ext.planning.sampler_kind import SamplerKind
+from deepcache_ext.planning.settings import LAST_STEP, Number, Settings, WholeNumber, accepted
 
 POWER_STEP = 0.02
 """By how much `non_uniform` lowers a power that gives too few distinct evaluations."""

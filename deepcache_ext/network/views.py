@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from deepcache_ext.exchange import Exchange
-from deepcache_ext.unet import LISTS, blocks
+from deepcache_ext.network.exchange import Exchange
+from deepcache_ext.network.unet import LISTS, blocks
 
 Shapes = dict[tuple[int, int], tuple[int, ...]]
 """Channels, height and width of a block's output, by the walk's key and the block's position in the deep part."""

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from deepcache_ext.denoised import SHARE, SHARE_OF_HELD
+from deepcache_ext.features.denoised import SHARE, SHARE_OF_HELD
 
 FARTHEST = 2.0
 """The longest forecast, in distances between the two refreshes."""
@@ -56,7 +56,7 @@ class Predictor(Protocol):
     remembers: bool
     """Whether a refresh has to know the one before it."""
     share: float
-    """How far a reuse on such a feature is best drawn to the denoised picture; see `deepcache_ext.denoised`."""
+    """How far a reuse on such a feature is best drawn to the denoised picture; see `features.denoised`."""
 
     def first(self, feature: Tensor, x: Tensor, times: Tensor) -> Kept:
         """Return what to keep of a refresh of rows of which nothing fitting was kept before."""

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from deepcache_ext.views import View
+from deepcache_ext.network.views import View
 
 _ALWAYS: dict[str, Any] = (
     {"always_call": True} if "always_call" in inspect.signature(nn.Module.register_forward_hook).parameters else {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from deepcache_ext.settings import WholeNumber, accepted
+from deepcache_ext.planning.settings import WholeNumber, accepted
 
 _STAGES = WholeNumber(1, 2)
 

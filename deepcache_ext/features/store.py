@@ -14,8 +14,8 @@ from typing import Any, TypeGuard, TypeVar
 import torch
 from torch import Tensor
 
-from deepcache_ext.denoised import Memory, NoiseLevels, drawn, remembered
-from deepcache_ext.forecast import Held, Kept, Predictor
+from deepcache_ext.features.denoised import Memory, NoiseLevels, drawn, remembered
+from deepcache_ext.features.forecast import Held, Kept, Predictor
 
 T = TypeVar("T")
 
@@ -89,7 +89,7 @@ class RowStore:
     """Features of the last refresh, by row and walk, and whatever of earlier ones the `predictor` keeps with them.
 
     What a row is served follows from what was kept of this row alone, and from its own input and timestep. With
-    `levels` the denoised pictures of the last refresh are kept too; see `deepcache_ext.denoised`.
+    `levels` the denoised pictures of the last refresh are kept too; see `deepcache_ext.features.denoised`.
     """
 
     def __init__(self, predictor: Predictor | None = None, *, levels: NoiseLevels | None = None) -> None:

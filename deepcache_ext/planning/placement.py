@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from deepcache_ext.sampler_kind import SamplerKind
+from deepcache_ext.planning.sampler_kind import SamplerKind
 
 Gaps = NDArray[np.float64]
 

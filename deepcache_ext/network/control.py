@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from deepcache_ext.exchange import Exchange
+from deepcache_ext.network.exchange import Exchange
 
 
 def short_controls(models: Iterable[Any], depth: int) -> list[Exchange]:

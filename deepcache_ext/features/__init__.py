@@ -1,0 +1,1 @@
+"""What is kept of the deep blocks, for whom, and what becomes of it."""

@@ -1,0 +1,1 @@
+"""What decides which evaluations are full, refresh or reuse."""
