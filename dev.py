@@ -2,7 +2,7 @@
 
     python3 dev.py demo                 sample the small model with and without the cache
     python3 dev.py test                 lint, type check and test; options go to pytest
-    python3 dev.py bench macs           run bench/macs.py (also: speed, launches, quality, closeness)
+    python3 dev.py bench macs           run bench/macs.py; any file in bench/ and bench/research/ runs so
 
 Needs Python 3.10 or 3.11 and nothing else. The first run makes .venv and installs the pinned packages.
 """
@@ -54,8 +54,10 @@ def _commands(task: str = "", *options: str) -> list[list[str]]:
         return [["-m", "demo", *options]]
     if task == "test":
         return [["-m", *command] for command in (*CHECKS, ["pytest", *options])]
-    if task == "bench" and options and (ROOT / "bench" / f"{options[0]}.py").is_file():
-        return [["-m", f"bench.{options[0]}", *options[1:]]]
+    if task == "bench" and options:
+        rooms = ("bench", "bench.research")
+        found = [room for room in rooms if (ROOT / room.replace(".", "/") / f"{options[0]}.py").is_file()]
+        return [["-m", f"{room}.{options[0]}", *options[1:]] for room in found]
     return []
 
 

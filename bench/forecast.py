@@ -13,9 +13,9 @@ from unittest import mock
 
 import torch
 
-from bench.networks import NETWORKS, in_precision, use_sdp_attention
-from bench.report import row, table, written_on
-from bench.timing import Clock, Samples
+from bench.parts.networks import NETWORKS, in_precision, use_sdp_attention
+from bench.parts.report import row, table, written_on
+from bench.parts.timing import Clock, Samples
 from deepcache_ext import NoiseLevels, SamplerKind, SamplingPass, Settings
 from deepcache_ext.features.store import RowStore
 

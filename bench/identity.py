@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.report import mean_and_worst, row, table, written_on
+from bench.parts.report import mean_and_worst, row, table, written_on
 from deepcache_ext import SamplingPass, Settings
 from demo.pictures import psnr
 from demo.samplers import SAMPLERS

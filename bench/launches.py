@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bench.networks import NETWORKS, in_precision
-from bench.report import row, table
-from bench.walk import Walk
+from bench.parts.networks import NETWORKS, in_precision
+from bench.parts.report import row, table
+from bench.parts.walk import Walk
 from deepcache_ext import NoiseLevels, SamplerKind, SamplingPass, Settings
 from deepcache_ext.features.forecast import Held, Line, LineAndResponse, Predictor
 

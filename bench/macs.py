@@ -19,9 +19,9 @@ from DeepCache import DeepCacheSDHelper
 from diffusers import UNet2DConditionModel
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.control_net import ControlledForward, ControlNet
-from bench.networks import NETWORKS
-from bench.report import save_figure, table, written_on
+from bench.parts.control_net import ControlledForward, ControlNet
+from bench.parts.networks import NETWORKS
+from bench.parts.report import save_figure, table, written_on
 from deepcache_ext import SamplingPass, Settings
 from deepcache_ext.network.unet import max_depth
 

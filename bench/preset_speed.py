@@ -22,8 +22,8 @@ from typing import Any
 import torch
 from DeepCache import DeepCacheSDHelper
 
-from bench.networks import NETWORKS, use_sdp_attention
-from bench.report import row, table, written_on
+from bench.parts.networks import NETWORKS, use_sdp_attention
+from bench.parts.report import row, table, written_on
 from bench.speed import LATENTS, Contender, HelperContender
 from deepcache_ext import Action, NoiseLevels, SamplerKind, SamplingPass, Settings
 from deepcache_ext.webui.plan import reuse_cost

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.report import read_csv, standard_error, table, worst_tenth, write_csv, written_on
-from bench.runs import ALL_SAMPLERS, Task
+from bench.parts.report import read_csv, standard_error, table, worst_tenth, write_csv, written_on
+from bench.parts.runs import ALL_SAMPLERS, Task
 from deepcache_ext import Settings
 from deepcache_ext.webui.plan import reuse_cost
 from deepcache_ext.webui.presets import PRESETS, Family

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.macs import fractions
-from bench.report import read_csv, row, save_figure, table, write_csv, written_on
-from bench.runs import ALL_SAMPLERS, Task
+from bench.parts.report import read_csv, row, save_figure, table, write_csv, written_on
+from bench.parts.runs import ALL_SAMPLERS, Task
 from deepcache_ext import Settings
 from demo.pictures import psnr, relative_error
 from demo.tiny_model import TinyModel

@@ -27,9 +27,9 @@ from DeepCache import DeepCacheSDHelper
 from diffusers import UNet2DConditionModel
 from torch import nn
 
-from bench.networks import NETWORKS, in_precision, use_sdp_attention
-from bench.report import save_figure, table, written_on
-from bench.timing import Clock, Samples, block_times
+from bench.parts.networks import NETWORKS, in_precision, use_sdp_attention
+from bench.parts.report import save_figure, table, written_on
+from bench.parts.timing import Clock, Samples, block_times
 from deepcache_ext import SamplingPass, Settings
 from deepcache_ext.network.hook import CallHook
 from deepcache_ext.network.views import View

@@ -4,9 +4,9 @@
     python3 dev.py bench train emoji --pictures FOLDER
     python3 dev.py bench train clipart --pictures FOLDER
 
-FOLDER has the unpacked packages that bench/training_pictures.py names. Each takes about an hour on one core, and writes
-its weights beside the demo's. "emoji" has SDXL's blocks and predicts the noise, "clipart" has SD2's and
-predicts v; both work on latents of 128x128 pictures.
+FOLDER has the unpacked packages that bench/parts/training_pictures.py names. Each takes about an hour on one core, and
+writes its weights beside the demo's. "emoji" has SDXL's blocks and predicts the noise, "clipart" has SD2's and predicts
+v; both work on latents of 128x128 pictures.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bench.training_pictures import BACKGROUNDS, SIZE, Motifs, motifs
+from bench.parts.training_pictures import BACKGROUNDS, SIZE, Motifs, motifs
 from demo import tiny_model, weights
 from demo.autoencoder import FACTOR, LATENT_CHANNELS, Decoder, Encoder
 

@@ -15,8 +15,8 @@ import tempfile
 from pathlib import Path
 
 from bench.macs import FAMILIES, costs
-from bench.report import table, written_on
-from bench.timing import Samples
+from bench.parts.report import table, written_on
+from bench.parts.timing import Samples
 from deepcache_ext import Action, Schedule, Settings
 from tests.e2e.pictures import Maker
 from tests.e2e.server import serving

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bench.control_net import ControlledForward, ControlNet
+from bench.parts.control_net import ControlledForward, ControlNet
 from deepcache_ext import SamplingPass, Settings
 from tests.unit.unets import Case, state_of
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bench.runs import Task
+from bench.parts.runs import Task
 from deepcache_ext import NoiseLevels, SamplerKind, SamplingPass, Settings
 from deepcache_ext.features.denoised import HIGHEST_SIGMA, SHARE, SHARE_OF_HELD, drawn, remembered
 from deepcache_ext.features.forecast import Held, LineAndResponse

@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bench import runs
-from bench.host_samplers import HOST_SAMPLERS
-from bench.runs import Task
+from bench.parts import runs
+from bench.parts.host_samplers import HOST_SAMPLERS
+from bench.parts.runs import Task
 from deepcache_ext import Action, SamplerKind, SamplingPass, Schedule, Settings
 from demo.pictures import psnr
 from demo.samplers import Sampler

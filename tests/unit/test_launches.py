@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from bench.control_net import ControlledForward, ControlNet
 from bench.launches import CASES, LEVELS, READ_BACK, ROWS, Counted, Operations
-from bench.networks import NETWORKS
+from bench.parts.control_net import ControlledForward, ControlNet
+from bench.parts.networks import NETWORKS
 from deepcache_ext import SamplerKind, SamplingPass, Settings
 from deepcache_ext.features.forecast import Held, Line, LineAndResponse
 

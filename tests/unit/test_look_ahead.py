@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bench.look_ahead import LookAhead
+from bench.research.look_ahead import LookAhead
 from deepcache_ext import NoiseLevels
 from tests.unit.test_rivals import Triple
 

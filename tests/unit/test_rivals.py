@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from bench import macs, rivals
-from bench.caches import AccumulatedChange, EasyCache, FirstBlockCache, OutputExtrapolation, Spectrum
-from bench.look_ahead import LookAhead
-from bench.runs import Task
-from bench.walk import share
+from bench import macs
+from bench.parts.runs import Task
+from bench.parts.walk import share
+from bench.research import rivals
+from bench.research.caches import AccumulatedChange, EasyCache, FirstBlockCache, OutputExtrapolation, Spectrum
+from bench.research.look_ahead import LookAhead
 from deepcache_ext import NoiseLevels, Settings
 from demo.tiny_model import TinyModel
 from tests.unit.unets import Case

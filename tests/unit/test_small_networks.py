@@ -6,7 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from bench import train, training_pictures
+from bench import train
+from bench.parts import training_pictures
 from demo import tiny_model, weights
 from demo.samplers import SAMPLERS
 from demo.tiny_model import TinyModel

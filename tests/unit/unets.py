@@ -5,7 +5,7 @@ from contextlib import nullcontext
 import torch
 from torch import nn
 
-from bench.networks import NETWORKS, in_precision
+from bench.parts.networks import NETWORKS, in_precision
 
 KINDS = [(name, None) for name in NETWORKS] + [("SD1.5", 8), ("SD1.5", 9), ("SD2.1", 9), ("SDXL", 8), ("SDXL", 9)]
 """Every network as it is, and instruction editing (8) and inpainting (9) checkpoints of those that have them."""

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bench import macs, report
+from bench import macs
+from bench.parts import report
 from bench.presets import Result
 from deepcache_ext import SamplerKind, Schedule, Settings
 from deepcache_ext.webui import plan

@@ -1,8 +1,8 @@
 """Is a cached picture closer to the full one than fewer steps of the same sampler are, at the same compute?
 
 Sampled on the demo's trained model with classifier-free guidance: DeepCache in its kinds, and other training-free
-caches (bench/caches.py) brought to the compute of DeepCache 1:N. Closeness is the PSNR and the structural similarity to
-the uncached picture of the same seed and all steps: their mean over the pictures, and PSNR's mean of the worst tenth.
+caches (caches.py) brought to the compute of DeepCache 1:N. Closeness is the PSNR and the structural similarity to the
+uncached picture of the same seed and all steps: their mean over the pictures, and PSNR's mean of the worst tenth.
 Compute is counted with the cost of a reuse on full-size networks (attention included); the wall time is the small
 model's own, from one run. Fewer steps have the compute that SD1.5 would need, interpolated between the two step counts
 on either side.
@@ -24,10 +24,10 @@ import torch
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
-from bench import rivals
-from bench.report import read_csv, row, save_figure, standard_error, table, worst_tenth, write_csv, written_on
-from bench.runs import ALL_SAMPLERS, Run, Task
-from bench.walk import share
+from bench.parts.report import read_csv, row, save_figure, standard_error, table, worst_tenth, write_csv, written_on
+from bench.parts.runs import ALL_SAMPLERS, Run, Task
+from bench.parts.walk import share
+from bench.research import rivals
 from deepcache_ext import Settings
 from deepcache_ext.planning.schedule import OUTERMOST
 from demo.pictures import psnr

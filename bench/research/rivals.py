@@ -1,4 +1,4 @@
-"""The other training-free caches (bench/caches.py, bench/look_ahead.py), brought to a wanted compute.
+"""The other training-free caches (bench/research/caches.py, bench/research/look_ahead.py), brought to a wanted compute.
 
 A rule with a threshold gets the one that brings its first batch to that compute; the rest of its parameters are as
 published. It decides once per evaluation for the whole batch, by the row that changed most, so the larger the batch,
@@ -15,10 +15,18 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from bench.caches import AccumulatedChange, EasyCache, FirstBlockCache, OutputExtrapolation, Rival, Spectrum, is_full
-from bench.look_ahead import LookAhead
-from bench.runs import ALL_SAMPLERS, Run, Task
-from bench.walk import share
+from bench.parts.runs import ALL_SAMPLERS, Run, Task
+from bench.parts.walk import share
+from bench.research.caches import (
+    AccumulatedChange,
+    EasyCache,
+    FirstBlockCache,
+    OutputExtrapolation,
+    Rival,
+    Spectrum,
+    is_full,
+)
+from bench.research.look_ahead import LookAhead
 from deepcache_ext import NoiseLevels
 
 COST_MODEL = "SD1.5"
@@ -28,7 +36,7 @@ TOLERANCE = 0.5
 Make = Callable[[nn.Module, int], Rival]
 """Takes the U-Net and the number of evaluations."""
 Parts = tuple[int, int]
-"""The input blocks that an evaluation which reuses runs, and the output blocks; see `bench.walk.share`."""
+"""The input blocks that an evaluation which reuses runs, and the output blocks; see `bench.parts.walk.share`."""
 
 
 @dataclass(frozen=True)

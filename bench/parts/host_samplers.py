@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.diffusers_samplers import DiffusersSampler, ddim
+from bench.parts.diffusers_samplers import DiffusersSampler, ddim
 from deepcache_ext import SamplerKind
 from demo.k_diffusion_parts import sampling
 from demo.samplers import Sampler

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bench.closeness import own
-from bench.report import row, table, written_on
-from bench.runs import ALL_SAMPLERS, Task
-from bench.walk import share
+from bench.parts.report import row, table, written_on
+from bench.parts.runs import ALL_SAMPLERS, Task
+from bench.parts.walk import share
+from bench.research.closeness import own
 from demo.tiny_model import TinyModel
 
 COST_MODEL = "SD1.5"

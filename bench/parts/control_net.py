@@ -1,4 +1,4 @@
-"""A ControlNet for any U-Net of `bench.networks`, and the forward of a U-Net that calls it."""
+"""A ControlNet for any U-Net of `bench.parts.networks`, and the forward of a U-Net that calls it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.networks import Network
+from bench.parts.networks import Network
 
 HINT_CHANNELS = (3, 16, 16, 32, 32, 96, 96, 256)
 HINT_STRIDES = (1, 1, 2, 1, 2, 1, 2)

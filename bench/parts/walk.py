@@ -11,7 +11,7 @@ from ldm.modules.diffusionmodules.openaimodel import timestep_embedding
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.networks import NETWORKS
+from bench.parts.networks import NETWORKS
 
 
 class Walk:

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.candidates import Chebyshev, Polynomial
-from bench.report import mean_and_worst, row, table, written_on
-from bench.runs import ALL_SAMPLERS, Task
-from bench.walk import Walk
+from bench.parts.report import mean_and_worst, row, table, written_on
+from bench.parts.runs import ALL_SAMPLERS, Task
+from bench.parts.walk import Walk
+from bench.research.candidates import Chebyshev, Polynomial
 from deepcache_ext import NoiseLevels, Settings
 from deepcache_ext.features.denoised import SHARE, drawn, remembered
 from deepcache_ext.features.forecast import Held, Line, LineAndResponse, Predictor

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from bench.walk import Walk
+from bench.parts.walk import Walk
 
 T = TypeVar("T")
 

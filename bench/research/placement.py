@@ -10,9 +10,9 @@ from __future__ import annotations
 import argparse
 import itertools
 
-from bench.report import mean_and_worst, row, table, written_on
-from bench.runs import ALL_SAMPLERS, Task
-from bench.walk import share
+from bench.parts.report import mean_and_worst, row, table, written_on
+from bench.parts.runs import ALL_SAMPLERS, Task
+from bench.parts.walk import share
 from deepcache_ext import Settings
 from deepcache_ext.planning.placement import Rule, full_evaluations, placed
 from demo.pictures import psnr

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bench.caches import Rival
-from bench.walk import Walk
+from bench.parts.walk import Walk
+from bench.research.caches import Rival
 from deepcache_ext import NoiseLevels
 
 RIDGE = 0.01

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from bench.caches import spectrum_weights
+from bench.research.caches import spectrum_weights
 from deepcache_ext.features.denoised import SHARE
 from deepcache_ext.features.forecast import Kept
 
@@ -71,7 +71,7 @@ class Polynomial(Weighted):
 
 
 class Chebyshev(Weighted):
-    """Spectrum's forecast from all refreshes, in the timestep; see `bench.caches.Spectrum`."""
+    """Spectrum's forecast from all refreshes, in the timestep; see `bench.research.caches.Spectrum`."""
 
     def __init__(self) -> None:
         super().__init__(TRAINED)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from bench.diffusers_samplers import DIFFUSERS_SAMPLERS, DiffusersSampler
+from bench.parts.diffusers_samplers import DIFFUSERS_SAMPLERS, DiffusersSampler
 from deepcache_ext import SamplingPass, Settings
 from deepcache_ext.features.forecast import Predictor
 from demo.samplers import SAMPLERS, Sampler
