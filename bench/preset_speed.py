@@ -26,8 +26,9 @@ from bench.parts.networks import NETWORKS, use_sdp_attention
 from bench.parts.report import row, table, written_on
 from bench.speed import LATENTS, Contender, HelperContender
 from deepcache_ext import Action, NoiseLevels, SamplerKind, SamplingPass, Settings
+from deepcache_ext.webui.family import Family
 from deepcache_ext.webui.plan import reuse_cost
-from deepcache_ext.webui.presets import PRESETS, Family
+from deepcache_ext.webui.presets import PRESETS
 
 FAMILIES: dict[str, Family] = {"SD1.5": "SD1", "SDXL": "SDXL"}
 SAMPLERS = {"Euler": SamplerKind(), "Euler a": SamplerKind(noisy=True)}

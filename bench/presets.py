@@ -17,8 +17,9 @@ from pathlib import Path
 from bench.parts.report import read_csv, standard_error, table, worst_tenth, write_csv, written_on
 from bench.parts.runs import ALL_SAMPLERS, Task
 from deepcache_ext import Settings
+from deepcache_ext.webui.family import Family
 from deepcache_ext.webui.plan import reuse_cost
-from deepcache_ext.webui.presets import PRESETS, Family
+from deepcache_ext.webui.presets import PRESETS
 from demo import tiny_model
 from demo.pictures import psnr
 from demo.tiny_model import TinyModel

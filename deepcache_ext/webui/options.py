@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from deepcache_ext.planning.settings import Choice, Kind, Settings, accepted
-from deepcache_ext.webui.presets import BALANCED, CUSTOM, NAMES, PRESETS, Family
+from deepcache_ext.webui.family import Family
+from deepcache_ext.webui.presets import BALANCED, CUSTOM, NAMES, PRESETS
 
 _OF_HIRES = ("speed_up", "interval", "depth")
 """Settings that the hires pass may have of its own."""

@@ -11,10 +11,12 @@ from modules.ui_components import InputAccordion
 
 from deepcache_ext.network.unet import check_for_unet
 from deepcache_ext.planning.settings import Choice, Number, WholeNumber, accepted
-from deepcache_ext.webui import host, plan, samplers
+from deepcache_ext.webui import plan
+from deepcache_ext.webui.family import Family
+from deepcache_ext.webui.hosts import host
 from deepcache_ext.webui.options import CONTROLS, SCHEDULES, Control, Flag, Options, given, resolved, written
 from deepcache_ext.webui.passes import Controller, JobReport
-from deepcache_ext.webui.presets import BALANCED, CUSTOM, NO_CLOSER, PRESETS, Family, left_alone
+from deepcache_ext.webui.presets import BALANCED, CUSTOM, NO_CLOSER, PRESETS, left_alone
 
 HOST_COMPONENTS = {
     "txt2img_steps": "steps",
@@ -107,8 +109,8 @@ class Panel:
     def _plan(self, values: Sequence[Any], tab: Mapping[str, Any]) -> str:
         if not values[0]:
             return ""
-        if host.uses_onnx():
-            return "<p>DeepCache will not be used: ONNX Runtime makes the pictures.</p>"
+        if other := host.makes_without_samplers():
+            return f"<p>DeepCache will not be used: {other} makes the pictures.</p>"
         loaded = host.loaded()
         try:
             if loaded.unet is not None:
@@ -125,7 +127,7 @@ class Panel:
     def _passes(self, options: Options, tab: Mapping[str, Any], family: Family) -> Iterator[str]:
         steps, sampler, denoising = int(tab["steps"]), str(tab["sampler"]), float(tab["denoising"])
         if self._img2img:
-            steps = samplers.img2img_steps(steps, denoising)
+            steps = host.samplers.img2img_steps(steps, denoising)
         name, scheduler = "img2img" if self._img2img else "txt2img", str(tab.get("scheduler", ""))
         yield _picture(name, options, sampler, scheduler, steps, denoising, family)
         if tab.get("hires"):
@@ -143,13 +145,13 @@ class Panel:
 def _picture(
     name: str, options: Options, sampler: str, scheduler: str, steps: int, denoising: float, family: Family
 ) -> str:
-    evaluations = samplers.evaluations(sampler, steps, img2img=name != "txt2img", scheduler=scheduler)
+    evaluations = host.samplers.evaluations(sampler, steps, img2img=name != "txt2img", scheduler=scheduler)
     settings = options.hires if name == "hires" else options.base
-    itself = sampler in samplers.DECIDES_ITSELF
+    itself = sampler in host.samplers.decide_themselves
     note = left_alone(steps, 1.0 if name == "txt2img" else denoising, decides_itself=itself)
     if note and options.values["preset"] != CUSTOM:
         settings = None
-    kind = samplers.kind(sampler)
+    kind = host.samplers.kind(sampler)
     no_closer = sampler if options.values["preset"] in NO_CLOSER.get(sampler, ()) else ""
     return plan.picture(name, settings, steps, evaluations, family, sampler=kind, note=note, no_closer=no_closer)
 

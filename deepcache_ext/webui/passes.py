@@ -8,11 +8,11 @@ import logging
 import statistics
 import time
 import weakref
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from deepcache_ext.planning.sampler_kind import SamplerKind
@@ -20,7 +20,8 @@ from deepcache_ext.planning.schedule import Action, Schedule
 from deepcache_ext.planning.settings import Settings
 from deepcache_ext.sampling import SamplingPass, Statistics
 from deepcache_ext.timer import CallTimer
-from deepcache_ext.webui import host, samplers
+from deepcache_ext.webui.hosts import host
+from deepcache_ext.webui.hosts.host import Evaluation
 from deepcache_ext.webui.options import INFOTEXT_KEYS, Options, given, overridden, resolved
 from deepcache_ext.webui.plan import reuse_cost
 from deepcache_ext.webui.presets import CUSTOM, left_alone
@@ -158,7 +159,7 @@ class Controller:
         running = None
         if self._jobs:
             try:
-                running = self._begin_pass(sampler, steps, samplers.arguments_of(func))
+                running = self._begin_pass(sampler, steps, host.samplers.arguments_of(func))
             except Exception:  # ours, whatever it is: the picture is made without
                 logger.exception("DeepCache could not begin a pass")
         outer, self._running = self._running, running
@@ -196,15 +197,16 @@ class Controller:
             return None
         if options.values["preset"] != CUSTOM:
             denoising = 1.0 if kind == "txt2img" else sampler.p.denoising_strength or 1.0
-            itself = report.sampler in samplers.DECIDES_ITSELF
+            itself = report.sampler in host.samplers.decide_themselves
             report.reason = left_alone(steps, denoising, decides_itself=itself)
             if report.reason:
                 return None
         try:
-            _check_engine()
+            if obstacle := host.obstacle():
+                raise ValueError(obstacle)
             img2img = kind != "txt2img"
-            report.planned = samplers.evaluations(report.sampler, steps, img2img=img2img, arguments=arguments)
-            of_run = samplers.kind(report.sampler, arguments, getattr(sampler, "func", None))
+            report.planned = host.samplers.evaluations(report.sampler, steps, img2img=img2img, arguments=arguments)
+            of_run = host.samplers.kind(report.sampler, arguments, getattr(sampler, "func", None))
             return _RunningPass(sampler, of_run, settings, report)
         except ValueError as error:
             report.reason = str(error)
@@ -250,9 +252,8 @@ class _RunningPass:
         report.plan = _full_steps(self._run.schedule)
         self._timers: list[CallTimer] = []
         self._time_calls()
-        self._params: Any = None
-        self._keys: tuple[Hashable, ...] = ()
-        self._inner: nn.Module | None = None
+        self._evaluation: Evaluation | None = None
+        self._heard_at: nn.Module | None = None
         self._handle: RemovableHandle | None = None
 
     def start_evaluation(self, params: Any) -> None:
@@ -268,14 +269,9 @@ class _RunningPass:
                 _explain(self._p, f"from the change of the checkpoint on, {error}")
             else:
                 self._time_calls()
-        self._params, self._keys = params, host.rows(params)
-        self._listen(host.inner_model(params.denoiser))
-        self._run.start_evaluation(
-            keys=self._keys,
-            batch=host.batch(params),
-            partial=host.skips_uncond_only_now(params.denoiser, params.sigma),
-            noise=params.sigma,
-        )
+        self._evaluation = begun = host.evaluation(params)
+        self._listen(begun.heard_at)
+        self._run.start_evaluation(keys=begun.keys, batch=begun.batch, partial=begun.partial, noise=params.sigma)
 
     def end(self, seconds: float) -> None:
         """Leave the U-Net as it was found, and report; the sampler's run took `seconds`."""
@@ -295,21 +291,23 @@ class _RunningPass:
         self._run.remove()
         self._timers[-1].remove()
         self._listen(None)
-        self._params = None
+        self._evaluation = None
 
-    def _listen(self, inner: nn.Module | None) -> None:
-        """Hear of what the host's denoiser hands to `inner`; of nothing any more if None."""
-        if inner is self._inner:
+    def _listen(self, module: nn.Module | None) -> None:
+        """Hear of what the host calls `module` with, before anybody else does; of nothing any more if None."""
+        if module is self._heard_at:
             return
         if self._handle is not None:
             self._handle.remove()
-        self._inner = inner
-        self._handle = None if inner is None else inner.register_forward_pre_hook(self._say)
+        self._heard_at = module
+        self._handle = None
+        if module is not None:
+            self._handle = module.register_forward_pre_hook(self._say, prepend=True, with_kwargs=True)
 
-    def _say(self, _inner: nn.Module, args: tuple[Any, ...]) -> None:
-        """Tell the pass which of its own rows the host hands over; anything else that comes here is not the host's."""
-        part = host.part_of(args[0], self._params) if args and isinstance(args[0], Tensor) else None
-        self._run.say(None if part is None else self._keys[part])
+    def _say(self, _module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Tell the pass for which of its rows a call is."""
+        if self._evaluation is not None:
+            self._run.say(self._evaluation.keys_of(args, kwargs))
 
     def _time_calls(self) -> None:
         statistics_ = self._run.statistics
@@ -341,12 +339,6 @@ def _measured(timers: Sequence[Mapping[str, Sequence[float]]]) -> tuple[float, f
         spent += sum(full) + sum(reused)
         without += sum(full) + (statistics.median(full) * len(reused) if full else sum(reused))
     return spent, without / spent if spent else 1.0
-
-
-def _check_engine() -> None:
-    engine = host.engine()
-    if engine:
-        raise ValueError(f'the U-Net is replaced by the engine "{engine}"; choose "None" as SD Unet in the settings')
 
 
 def _explain(p: Any, sentence: str) -> None:

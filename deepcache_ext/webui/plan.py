@@ -10,7 +10,7 @@ from pathlib import Path
 from deepcache_ext.planning.sampler_kind import SamplerKind
 from deepcache_ext.planning.schedule import Action, Schedule
 from deepcache_ext.planning.settings import Settings
-from deepcache_ext.webui.presets import Family
+from deepcache_ext.webui.family import Family
 
 _WIDTH, _HEIGHT, _GAP = 600, 24, 0.2
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
-Family = Literal["SD1", "SD2", "SDXL"]
+from deepcache_ext.webui.family import Family
 
 FEW_STEPS = 10
 """With fewer steps from noise to picture neighbouring evaluations are too far apart for caching to pay."""

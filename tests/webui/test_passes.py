@@ -7,7 +7,8 @@ import pytest
 import torch
 from modules import patches, script_callbacks, sd_models, sd_samplers, sd_samplers_common, sd_unet, shared
 
-from deepcache_ext.webui import host, infotext, samplers
+from deepcache_ext.webui import infotext
+from deepcache_ext.webui.hosts import host
 from deepcache_ext.webui.options import CONTROLS
 from deepcache_ext.webui.passes import NOT_USED, OVERRIDES
 from tests.unit.unets import TaggedUNet, state_of
@@ -333,7 +334,9 @@ def test_a_refresh_waits_for_the_unconds_that_every_other_evaluation_leaves_out(
     assert controller.last_report.passes[0].statistics.missed == 0
 
 
-@pytest.mark.parametrize(("module", "method"), [(samplers, "evaluations"), (samplers, "kind"), (host, "loaded")])
+@pytest.mark.parametrize(
+    ("module", "method"), [(host.samplers, "evaluations"), (host.samplers, "kind"), (host, "loaded")]
+)
 def test_an_error_of_our_own_leaves_the_picture_alone(controller, monkeypatch, caplog, module, method):
     def fail(*_, **__):
         raise RuntimeError("ours")

@@ -8,7 +8,7 @@ from modules import script_callbacks, sd_models, sd_samplers, sd_samplers_common
 from torch import nn
 
 from deepcache_ext.sampling import OTHERS, SWITCHED
-from deepcache_ext.webui import host
+from deepcache_ext.webui.hosts import a1111
 from deepcache_ext.webui.passes import NOT_USED
 from tests.webui.support import Processing
 
@@ -47,7 +47,7 @@ def params_at(step, *, conds=None, unconds=2, rows=4, texts=2, extra=None, sampl
 
 def test_a_key_has_the_kind_the_picture_the_prompt_and_what_is_in_force():
     conds = prompts([(20,), (5, 20)], [(3, 6, 20)])
-    found = {step: host.rows(params_at(step, conds=conds, rows=5, texts=3)) for step in (3, 4, 6)}
+    found = {step: a1111.rows(params_at(step, conds=conds, rows=5, texts=3)) for step in (3, 4, 6)}
     unconds = (("uncond", 0, 0), ("uncond", 1, 0))
     assert found[3] == (("cond", 0, 0, 0), ("cond", 0, 1, 0), ("cond", 1, 0, 0), *unconds)
     assert found[4] == (("cond", 0, 0, 0), ("cond", 0, 1, 0), ("cond", 1, 0, 1), *unconds)
@@ -55,7 +55,7 @@ def test_a_key_has_the_kind_the_picture_the_prompt_and_what_is_in_force():
 
 
 def test_an_editing_checkpoint_has_the_pictures_own_rows_between():
-    kinds = [key[0] for key in host.rows(params_at(0, rows=6))]
+    kinds = [key[0] for key in a1111.rows(params_at(0, rows=6))]
     assert kinds == ["cond", "cond", "image", "image", "uncond", "uncond"]
 
 
@@ -67,13 +67,13 @@ def test_an_editing_checkpoint_has_the_pictures_own_rows_between():
 def test_unconds_that_the_host_leaves_out_have_no_keys(monkeypatch, early, minimum, all_steps, left_out):
     monkeypatch.setattr(shared.opts, "skip_early_cond", early, raising=False)
     monkeypatch.setattr(shared.opts, "s_min_uncond_all", all_steps)
-    found = [len(host.rows(params_at(step, extra={"s_min_uncond": minimum}))) for step in range(4)]
+    found = [len(a1111.rows(params_at(step, extra={"s_min_uncond": minimum}))) for step in range(4)]
     assert [step for step, rows in enumerate(found) if rows == 2] == left_out
     assert {*found} <= {2, 4}
 
 
 def test_conds_that_somebody_has_put_in_are_told_by_their_place():
-    found = host.rows(params_at(0, conds=prompts([(20,)], [(20,)]), rows=5, texts=3))
+    found = a1111.rows(params_at(0, conds=prompts([(20,)], [(20,)]), rows=5, texts=3))
     assert found[:3] == (("cond", 0), ("cond", 1), ("cond", 2))
 
 
@@ -81,7 +81,7 @@ def test_a_part_is_told_by_its_memory():
     params = params_at(0, rows=6)
     x = params.x
     parts = (x, x[:-2], x[:-2][1:3], x[[0, 1]], x.clone(), x[:, :1], x[..., :4], x[::2])
-    assert [host.part_of(part, params) for part in parts] == [
+    assert [a1111.part_of(part, params) for part in parts] == [
         slice(0, 6), slice(0, 4), slice(1, 3), None, None, None, None, None,
     ]  # fmt: skip
 

@@ -6,7 +6,9 @@ import pytest
 import torch
 from modules import sd_samplers, shared
 
-from deepcache_ext.webui import samplers
+from deepcache_ext.webui.hosts import host
+
+samplers = host.samplers
 
 
 def launched(**extra_params_kwargs):

@@ -1,0 +1,108 @@
+"""AUTOMATIC1111's WebUI, and its amdgpu fork with DirectML and ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+from modules import shared
+from torch import Tensor, nn
+
+from deepcache_ext.features.denoised import NoiseLevels
+from deepcache_ext.webui.hosts import webui
+from deepcache_ext.webui.hosts.host import Evaluation, Loaded
+from deepcache_ext.webui.hosts.samplers import Samplers
+
+
+class A1111(webui.WebUI):
+    """The host whose checkpoints are ldm's and sgm's models, and whose denoiser cuts its batch by slices."""
+
+    samplers = Samplers()
+
+    def loaded(self) -> Loaded:
+        model = webui.model_in_force()
+        unet = getattr(getattr(model, "model", None), "diffusion_model", None)
+        return Loaded(unet, getattr(model, "sd_checkpoint_info", None), webui.family_of(model))
+
+    def noise_levels(self) -> NoiseLevels | None:
+        model = webui.model_in_force()
+        alphas_cumprod: Any = getattr(model, "alphas_cumprod", None)
+        prediction: Any = getattr(model, "parameterization", None)
+        known = alphas_cumprod is not None and prediction in {"eps", "v"}
+        return NoiseLevels(alphas_cumprod, prediction) if known else None
+
+    def obstacle(self) -> str:
+        return webui.engine()
+
+    def makes_without_samplers(self) -> str:
+        return "ONNX Runtime" if getattr(shared.opts, "onnx_enable", False) else ""
+
+    def control_models(self, p: Any) -> list[Any]:
+        """Return the models of the ControlNet extension's units."""
+        scripts = getattr(getattr(p, "scripts", None), "alwayson_scripts", ())
+        networks = (getattr(script, "latest_network", None) for script in scripts)
+        units = (unit for network in networks for unit in getattr(network, "control_params", None) or ())
+        return [getattr(unit, "control_model", None) for unit in units]
+
+    def evaluation(self, params: Any) -> Evaluation:
+        skips_now = not shared.opts.s_min_uncond_all and params.denoiser.step % 2 == 1
+        partial = skips_now and _is_below_minimum(params.denoiser, params.sigma)
+        keys = rows(params)
+
+        def keys_of(args: Sequence[Any], _kwargs: Mapping[str, Any]) -> Sequence[Hashable] | None:
+            part = part_of(args[0], params) if args and isinstance(args[0], Tensor) else None
+            return None if part is None else keys[part]
+
+        inner = getattr(params.denoiser, "inner_model", None)
+        heard_at = inner if isinstance(inner, nn.Module) else None
+        return Evaluation(keys, webui.batch(params), partial, heard_at, keys_of)
+
+
+def rows(params: Any) -> tuple[Hashable, ...]:
+    """Return the keys of an evaluation's rows in the order in which the host hands them to the U-Net, from `params`.
+
+    These are the parameters of its denoiser's callback. A key has the kind, the picture, the number within it (of
+    prompts joined by AND), and which entry of its prompt's schedule is in force. All conds come first, then the unconds
+    unless they are left out; a checkpoint for editing has the picture's own rows between them.
+    """
+    given, step = webui.arguments(params), params.denoiser.step
+    conds: list[Hashable] = [
+        ("cond", picture, number, webui.entry_in_force(prompt.schedules, step))
+        for picture, prompts in enumerate(getattr(given.get("cond"), "batch", ()))
+        for number, prompt in enumerate(prompts)
+    ]
+    if len(conds) != params.text_cond.shape[0]:  # somebody has put in other conds than the sampler was given
+        conds = [("cond", row) for row in range(params.text_cond.shape[0])]
+    unconds = [webui.entry_in_force(schedule, step) for schedule in given.get("uncond") or ()]
+    pictures = len(unconds) or len(params.x) - len(conds)
+    edits = len(params.x) - len(conds) > pictures
+    kinds = ["image"] if edits else []
+    if not leaves_out_unconds(params.denoiser, params.sigma, edits=edits):
+        kinds.append("uncond")
+    others = [(kind, row, unconds[row] if unconds else 0) for kind in kinds for row in range(pictures)]
+    return (*conds, *others)
+
+
+def part_of(x: Tensor, params: Any) -> slice | None:
+    """Return which rows of `params.x` a tensor is by its memory, as the host's own cut is; None for any other."""
+    whole = params.x
+    same_memory = (x if x._base is None else x._base) is (whole if whole._base is None else whole._base)
+    if not same_memory or x.shape[1:] != whole.shape[1:] or x.stride() != whole.stride():
+        return None
+    first = (x.storage_offset() - whole.storage_offset()) // max(1, whole.stride(0))
+    return slice(first, first + len(x))
+
+
+def leaves_out_unconds(denoiser: Any, sigma: Any, *, edits: bool = False) -> bool:
+    """Tell whether the denoiser leaves the unconds out of this evaluation: the same reckoning as its own."""
+    early = getattr(shared.opts, "skip_early_cond", 0.0)
+    if early != 0.0 and denoiser.step / denoiser.total_steps <= early:
+        return True
+    may = not edits and bool(denoiser.step % 2 or shared.opts.s_min_uncond_all)
+    return may and _is_below_minimum(denoiser, sigma)
+
+
+def _is_below_minimum(denoiser: Any, sigma: Any) -> bool:
+    """Tell whether the noise is below the minimum for unconds, which is in the sampler's arguments."""
+    minimum = (denoiser.sampler.sampler_extra_args or {}).get("s_min_uncond", 0)
+    return bool(minimum > 0 and sigma[0] < minimum)

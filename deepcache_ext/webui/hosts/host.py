@@ -1,0 +1,82 @@
+"""What is asked of a host, whichever it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import nn
+
+from deepcache_ext.features.denoised import NoiseLevels
+from deepcache_ext.features.rows import Batch
+from deepcache_ext.webui.family import Family
+from deepcache_ext.webui.hosts.samplers import Samplers
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The checkpoint whose weights are in force, as far as caching is concerned; equal while neither changes."""
+
+    unet: nn.Module | None
+    """None if the checkpoint has none that could be cached, or none is loaded."""
+    weights: Any
+    """What tells its weights from others that the same module may hold."""
+    family: Family = "SD1"
+    """SD1 while none is loaded."""
+    kind: str = ""
+    """What the checkpoint has in the place of a U-Net, by name."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Loaded) and other.unet is self.unet and bool(other.weights == self.weights)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What the host tells when its denoiser begins an evaluation; see `SamplingPass.start_evaluation` and `say`."""
+
+    keys: tuple[Hashable, ...]
+    """Of its rows, in the order of the U-Net's calls."""
+    batch: Batch
+    partial: bool
+    """Whether unconds are left out of this evaluation but not of the next."""
+    heard_at: nn.Module | None
+    """The module that is called for each U-Net call, with what tells the rows; None where there is none."""
+    keys_of: Callable[[Sequence[Any], Mapping[str, Any]], Sequence[Hashable] | None]
+    """Returns for which of the keys a call of that module is, from its arguments; None for none of them."""
+
+
+class Host(Protocol):
+    """A WebUI: its checkpoint, its samplers and how an evaluation of its denoiser becomes U-Net calls."""
+
+    samplers: Samplers
+    """What is known of its samplers."""
+
+    def loaded(self) -> Loaded:
+        """Return the checkpoint in force. Loads none."""
+
+    def noise_levels(self) -> NoiseLevels | None:
+        """Return what the timesteps and outputs of the checkpoint in force mean; None if it does not tell."""
+
+    def obstacle(self) -> str:
+        """Return why the U-Net in force can't be cached now, as a sentence without its full stop, or ""."""
+
+    def makes_without_samplers(self) -> str:
+        """Return what makes the pictures in the place of the host's samplers, none of which runs then, or ""."""
+
+    def job_id(self) -> Any:
+        """Return what tells one job of the user from the next; the jobs made inside it have the same."""
+
+    def evaluation(self, params: Any) -> Evaluation:
+        """Return what `params`, those of the denoiser's callback, tell of the evaluation that begins."""
+
+    def control_models(self, p: Any) -> list[Any]:
+        """Return the control models that the U-Net's forward calls in a job; none where there are no such."""
+
+    def wrap_sampling(self, run: Callable[[Callable[..., Any], Any, int, Callable[[], Any]], Any]) -> None:
+        """Have `run(original, sampler, steps, func)` called in the place of every sampler's launch_sampling."""
+
+    def unwrap_sampling(self) -> None:
+        """Take back what `wrap_sampling` did, if it did."""

@@ -1,0 +1,128 @@
+"""What the host tells of its samplers, and of one run of one: what kind it is, and how often it evaluates."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from modules import sd_samplers, shared
+
+from deepcache_ext.planning.sampler_kind import SamplerKind
+
+_TIMESTEPS = {"DDIM": -1, "DDIM CFG++": -1, "PLMS": 0, "UniPC": 0}
+"""Samplers that walk a list of timesteps, and by how much their evaluations differ from its length."""
+_EXTRAPOLATE = {"DPM++ 2M", "DPM++ 2M SDE", "DPM++ 2M SDE Heun", "DPM++ 3M SDE", "LMS", "DEIS", "IPNDM"}
+"""Samplers whose steps go on along the last outputs. UniPC corrects itself and PLMS begins with low orders."""
+_CHURNED = {"Euler", "Heun", "DPM2"}
+"""Samplers to which the setting "sigma churn" adds noise."""
+_STEPS_OF_ITS_OWN = {"Restart"}
+"""Samplers that make other steps of the noise levels that they are given."""
+_NEVER_RISE = {"k_diffusion.sampling", "modules.sd_samplers_timesteps_impl", "modules.sd_samplers_lcm"}
+"""The modules whose samplers only go down in noise."""
+
+
+class Samplers:
+    """The samplers of a host, by name."""
+
+    decide_themselves: frozenset[str] = frozenset({"DPM adaptive"})
+    """Those that decide by what they get how often they evaluate: an error of ours has them evaluate more often."""
+
+    @staticmethod
+    def arguments_of(run: Callable[[], Any]) -> Mapping[str, Any]:
+        """Return what a run's sampler is called with, out of the closure that is launched; nothing if it has none."""
+        try:
+            found = inspect.getclosurevars(run).nonlocals.get("extra_params_kwargs")
+        except (TypeError, ValueError):  # no Python function, or a cell that is still empty
+            return {}
+        return found if isinstance(found, Mapping) else {}
+
+    def kind(self, sampler: str, arguments: Mapping[str, Any] | None = None, function: Any = None) -> SamplerKind:
+        """Return the kind of the named sampler, in a run with `arguments` of its `function`.
+
+        Without them, it is that of a run with the host's settings.
+        """
+        config = sd_samplers.all_samplers_map.get(sampler)
+        stages = 1 if config is None else int(config.total_steps(1))
+        jumps = callable(function) and getattr(function, "__module__", "") not in _NEVER_RISE
+        noisy = _adds_noise(sampler, arguments or _usual_arguments(sampler), function)
+        return SamplerKind(stages, noisy, sampler in _EXTRAPOLATE, jumps)
+
+    def evaluations(
+        self,
+        sampler: str,
+        steps: int,
+        *,
+        img2img: bool,
+        arguments: Mapping[str, Any] | None = None,
+        scheduler: str = "",
+    ) -> int | None:
+        """Return how often the named sampler evaluates the denoiser in so many steps; None if nobody knows.
+
+        `steps` are those that the sampler is launched with, `img2img` says whether from a picture, as hires fix does
+        too. A run's own `arguments` decide where it is given noise levels or timesteps; `scheduler` is the one chosen
+        for a run that has not begun.
+        """
+        config = sd_samplers.all_samplers_map.get(sampler)
+        if config is None or sampler in self.decide_themselves:
+            return None
+        given = arguments or {}
+        timesteps, sigmas = given.get("timesteps"), given.get("sigmas")
+        if sampler in _TIMESTEPS:
+            length = _timesteps(steps, img2img=img2img) if timesteps is None else len(timesteps)
+            return max(1, length + _TIMESTEPS[sampler])
+        stages = int(config.total_steps(1))
+        if sigmas is None or sampler in _STEPS_OF_ITS_OWN:
+            steps = _spaced(steps, first=1) if scheduler == "DDIM" and not img2img else steps
+            ends_above_zero = scheduler == "KL Optimal" and sampler not in _STEPS_OF_ITS_OWN
+            # the last step of a sampler with two stages goes to sigma 0, with one evaluation
+            return stages * steps - (stages == 2 and not ends_above_zero)
+        return sum(stages if sigma > 0 else 1 for sigma in sigmas.tolist()[1:])
+
+    @staticmethod
+    def img2img_steps(steps: int, denoising: float) -> int:
+        """Return how many of `steps` img2img makes at a denoising strength."""
+        if shared.opts.img2img_fix_steps:
+            return steps
+        return int(min(denoising, 0.999) * steps) + 1
+
+
+def _timesteps(steps: int, *, img2img: bool) -> int:
+    return steps - 1 if img2img else _spaced(steps + bool(shared.opts.always_discard_next_to_last_sigma))
+
+
+def _spaced(steps: int, first: int = 0) -> int:
+    """Return how many of 1000 timesteps, from `first` on, are 1000 // steps apart, as DDIM has them."""
+    return len(range(first, 1000, max(1, 1000 // steps)))
+
+
+def _adds_noise(sampler: str, arguments: Mapping[str, Any], function: Any) -> bool:
+    if arguments.get("s_churn", 0) > 0:
+        return True
+    if "eta" in arguments:
+        return bool(arguments["eta"] > 0)
+    return _is_noisy_by_itself(sampler) or (callable(function) and "noise_sampler" in _parameters(function))
+
+
+def _is_noisy_by_itself(sampler: str) -> bool:
+    config = sd_samplers.all_samplers_map.get(sampler)
+    told = config is not None and any(config.options.get(option) for option in ("uses_ensd", "brownian_noise"))
+    return told or sampler == "LCM"
+
+
+def _usual_arguments(sampler: str) -> dict[str, Any]:
+    """Return what the host's settings will have a run of the sampler add noise by."""
+    if sampler in _CHURNED:
+        return {"s_churn": getattr(shared.opts, "s_churn", 0.0)}
+    if sampler.startswith("DDIM"):
+        return {"eta": getattr(shared.opts, "eta_ddim", 0.0)}
+    if _is_noisy_by_itself(sampler) and sampler != "LCM":
+        return {"eta": getattr(shared.opts, "eta_ancestral", 1.0)}
+    return {}
+
+
+def _parameters(function: Any) -> Mapping[str, Any]:
+    try:
+        return inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return {}

@@ -1,0 +1,70 @@
+"""What the WebUI and all that descend from it have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from modules import patches, sd_models, sd_samplers_common, sd_unet, shared
+
+from deepcache_ext.features.rows import Batch
+from deepcache_ext.webui.family import Family
+
+_PATCH = ("deepcache", sd_samplers_common.Sampler, "launch_sampling")
+
+
+class WebUI:
+    """The part of a `Host` that every WebUI answers in the same way."""
+
+    def job_id(self) -> Any:
+        return shared.state.time_start
+
+    def wrap_sampling(self, run: Callable[[Callable[..., Any], Any, int, Callable[[], Any]], Any]) -> None:
+        self.unwrap_sampling()
+        original = getattr(_PATCH[1], _PATCH[2])
+
+        def launch_sampling(sampler: Any, steps: int, func: Callable[[], Any]) -> Any:
+            return run(original, sampler, steps, func)
+
+        patches.patch(*_PATCH, launch_sampling)
+
+    def unwrap_sampling(self) -> None:
+        if patches.original(*_PATCH) is not None:
+            patches.undo(*_PATCH)
+
+
+def model_in_force() -> Any:
+    """Return the checkpoint's model; None while none is loaded."""
+    return sd_models.model_data.sd_model
+
+
+def engine() -> str:
+    """Return why the engine that has replaced the U-Net by the host's sd_unet option rules caching out, or ""."""
+    unet = sd_unet.current_unet
+    if unet is None:
+        return ""
+    name = getattr(getattr(unet, "option", None), "label", type(unet).__name__)
+    return f'the U-Net is replaced by the engine "{name}"; choose "None" as SD Unet in the settings'
+
+
+def family_of(model: Any) -> Family:
+    """Return the family of a checkpoint's model; SD1 while none is loaded."""
+    if getattr(model, "is_sdxl", False):
+        return "SDXL"
+    return "SD2" if getattr(model, "is_sd2", False) else "SD1"
+
+
+def arguments(params: Any) -> dict[str, Any]:
+    """Return what the sampler gives the denoiser that called back with `params`."""
+    return params.denoiser.sampler.sampler_extra_args or {}
+
+
+def batch(params: Any) -> Batch:
+    """Return what is known of the batch that the sampler works on."""
+    pictures = len(arguments(params).get("uncond") or ()) or len(params.x) - params.text_cond.shape[0]
+    return Batch(max(1, pictures), tuple(params.x.shape[2:]))
+
+
+def entry_in_force(schedule: Sequence[Any], step: int) -> int:
+    """Return the number of the entry of a prompt's schedule that the host uses at a step."""
+    return next((number for number, entry in enumerate(schedule) if step <= entry.end_at_step), 0)
