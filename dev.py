@@ -4,7 +4,7 @@
     python3 dev.py test                 lint, type check and test; options go to pytest
     python3 dev.py bench macs           run bench/macs.py; any file in bench/ and bench/research/ runs so
 
-Needs Python 3.10 or 3.11 and nothing else. The first run makes .venv and installs the pinned packages.
+Needs Python 3.10 to 3.12 and nothing else. The first run makes .venv and installs the pinned packages.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The README's table "works with": which tests show a row, and what came of them.
+"""The table of docs/works-with.md: which tests show a row, and what came of them.
 
 With WORKS_WITH=FILE in the environment a run of the end-to-end tests writes what came of its rows into that JSON
 file, beside the rows of earlier runs.
@@ -97,6 +97,6 @@ def rows_of(outcomes):
 
 
 def table(results):
-    """Return the README's table of what a file of results says."""
+    """Return the table of what a file of results says."""
     rows = ["| with | |", "| --- | --- |", *(f"| {title} | {outcome} |" for title, outcome in results["rows"].items())]
     return "\n".join(rows)

@@ -1,8 +1,10 @@
-"""What the README shows runs, and its table of settings is the code's."""
+"""What the README and the pages in docs show runs, and their tables are the code's."""
 
 import json
 import re
 from pathlib import Path
+
+import pytest
 
 from deepcache_ext import __version__
 from deepcache_ext.webui.options import CONTROLS, given, resolved, written
@@ -11,6 +13,11 @@ from tests.e2e.works_with import ROWS, table
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def page(name):
+    return (ROOT / "docs" / name).read_text(encoding="utf-8")
 
 
 def test_the_examples_run(capsys):
@@ -47,11 +54,12 @@ def presets_table():
 
 
 def test_the_settings_table_is_that_of_the_code():
-    assert settings_table() in README, settings_table()
+    assert settings_table() in page("settings.md"), settings_table()
 
 
 def test_the_presets_table_is_that_of_the_code():
     assert presets_table() in README, presets_table()
+    assert presets_table() in page("settings.md"), presets_table()
 
 
 def api_examples():
@@ -68,13 +76,27 @@ def test_the_changelog_knows_the_version():
     assert f"## {__version__} " in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
-def test_every_linked_file_exists():
-    for text in (README, (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")):
-        for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
-            assert (ROOT / target).exists(), target
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_every_linked_file_exists(path):
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text(encoding="utf-8")):
+        assert (path.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_every_bench_that_is_named_is_there_with_its_options(path):
+    spans = re.findall(r"`([^`]+)`", path.read_text(encoding="utf-8"))
+    for command in filter(None, (re.search(r"\bbench\s+([a-z_]+\b.*)", span, re.DOTALL) for span in spans)):
+        name, *options = command[1].split()
+        (file,) = [file for room in ("bench", "bench/research") if (file := ROOT / room / f"{name}.py").exists()]
+        for option in options:
+            assert not option.startswith("--") or f'"{option}"' in file.read_text(encoding="utf-8"), command[0]
+
+
+def test_the_readme_can_be_read_to_the_end():
+    assert len(README.splitlines()) <= 180
 
 
 def test_the_table_works_with_is_what_the_end_to_end_tests_found():
     results = json.loads((ROOT / "docs" / "works-with.json").read_text(encoding="utf-8"))
     assert list(results["rows"]) == list(ROWS)
-    assert table(results) in README, table(results)
+    assert table(results) in page("works-with.md"), table(results)
