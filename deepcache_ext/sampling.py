@@ -18,7 +18,7 @@ from deepcache_ext.features.rows import Batch, Rows
 from deepcache_ext.features.store import Call, RowStore, Signature
 from deepcache_ext.network.control import short_controls
 from deepcache_ext.network.hook import CallHook, reset_hooks
-from deepcache_ext.network.unet import block_modules, find_unet, has_foreign_forward, max_depth
+from deepcache_ext.network.unet import block_modules, find_unet, has_foreign_forward, is_compiled, max_depth
 from deepcache_ext.network.views import CompactView, FullLengthView, RefreshView, Shapes, View
 from deepcache_ext.planning.sampler_kind import SamplerKind
 from deepcache_ext.planning.schedule import Action, Schedule, cost_on_sd
@@ -33,6 +33,8 @@ RISE = 1.001
 OTHERS = "features of other pictures came along; computed in full"
 SWITCHED = "the prompts changed in most evaluations that were to reuse; computed in full"
 NOTHING_KEPT = "nothing could be kept of the U-Net's calls; computed in full"
+DISPLACED = "another pass took the U-Net; from there on computed in full"
+COMPILED = "the U-Net was compiled before the pass and would run as it is; compile it in the pass, or not at all"
 NOTHING_FITTED = "no kept feature fitted a later call; computed in full"
 
 
@@ -116,6 +118,7 @@ class SamplingPass:
         self._predictor = predictor or self._usual_predictor()
         self._store = self._new_store()
         self._shapes: dict[Signature, Shapes] = {}
+        self._model = model
         self._hook = self._hook_on(model)
         self._start_clock()
 
@@ -129,7 +132,7 @@ class SamplingPass:
         unet, depth = find_unet(model), self.depth
         if depth > max_depth(unet):
             raise ValueError(f"depth must be a whole number from 0 to {max_depth(unet)} for this U-Net; got {depth}")
-        return CallHook(unet, self._choose, self._done, self._fail, self._release)
+        return CallHook(unet, self._choose, self._done, self._fail, self._release, self._be_displaced)
 
     def _new_store(self) -> RowStore:
         forecasts = self.settings.forecast == "on"
@@ -178,7 +181,11 @@ class SamplingPass:
         return self._store.nbytes
 
     def install(self) -> SamplingPass:
-        """Hook the U-Net, in the place of any other pass that still does, start the clock, and return the pass."""
+        """Hook the U-Net, in the place of any other pass that still does, start the clock, and return the pass.
+
+        Raises ValueError if the U-Net is compiled: what was compiled without the hook goes on without it.
+        """
+        self._check_not_compiled()
         self._hook.install()
         self._start_clock()
         return self
@@ -186,15 +193,23 @@ class SamplingPass:
     def move(self, model: Any, levels: NoiseLevels | None = None) -> None:
         """Go on with the U-Net in `model`, or with the same one and new weights: its next evaluation is full.
 
-        `levels` are what its timesteps and outputs mean, as for the constructor.
+        `levels` are what its timesteps and outputs mean, as for the constructor. A pass that has stopped caching, for
+        an error or another pass, goes on without.
 
-        Raises ValueError as the constructor does; the pass is then removed.
+        Raises ValueError as the constructor and `install` do; the pass is then removed.
         """
         self.remove()
+        self._model = model
         self._hook = self._hook_on(model)
         self._levels = levels
         self._store = self._new_store()
-        self._hook.install()
+        if not self.statistics.error:
+            self._check_not_compiled()
+            self._hook.install()
+
+    def _check_not_compiled(self) -> None:
+        if is_compiled(self._model, self.unet):
+            raise ValueError(COMPILED)
 
     def remove(self) -> None:
         """Leave the U-Net as it was found and release the kept features."""
@@ -205,6 +220,9 @@ class SamplingPass:
         self._store.clear()
         self._shapes.clear()
         self._blocks = ()
+
+    def _be_displaced(self) -> None:
+        self.statistics.error = self.statistics.error or DISPLACED
 
     def _release(self) -> None:
         self.forget()
@@ -258,7 +276,8 @@ class SamplingPass:
         self.statistics.others |= not self._rows.complete
         self._call, self._rows, self._said = None, rows, None
         self._meant = self._planned(partial=partial, rose=self._sampler.jumps and self._has_risen(noise))
-        self._action = Action.FULL if self.statistics.others else self._meant
+        in_full = self.statistics.others or not self._hook.installed
+        self._action = Action.FULL if in_full else self._meant
         known = keys is None or self._store.has(keys)
         new = not known and len(self._store) > 0
         self.statistics.switched += (self._renews or new) and self.schedule.action(self._index) is Action.REUSE

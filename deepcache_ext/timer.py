@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.hooks import RemovableHandle
+
+from deepcache_ext.network.own_hooks import OwnHooks
 
 
 class CallTimer:
@@ -19,24 +20,19 @@ class CallTimer:
     """
 
     def __init__(self, unet: nn.Module, label: Callable[[], str]) -> None:
-        self._unet = unet
         self._label = label
         self._calls: list[tuple[str, Any, Any]] = []
         self._start: Any = None
-        self._handles: list[RemovableHandle] = []
+        self._hooks = OwnHooks(unet)
 
     def install(self) -> None:
         """Start timing, from before all hooks that are on the U-Net already."""
-        self._handles = [
-            self._unet.register_forward_pre_hook(self._before, prepend=True, with_kwargs=True),
-            self._unet.register_forward_hook(self._after),
-        ]
+        self._hooks.add_before(self._before, first=True)
+        self._hooks.add_after(self._after)
 
     def remove(self) -> None:
         """Stop timing."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+        self._hooks.remove()
 
     def seconds(self) -> dict[str, list[float]]:
         """Return the seconds of the calls by label; waits for a CUDA device to finish them."""

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
+from deepcache_ext.network.own_hooks import OwnHooks, functions_on
 from deepcache_ext.network.views import View
-
-_ALWAYS: dict[str, Any] = (
-    {"always_call": True} if "always_call" in inspect.signature(nn.Module.register_forward_hook).parameters else {}
-)
-"""Has a forward hook run after an exception too. torch 2.0 can't; there `CallHook.reset` tidies up."""
 
 
 class CallHook:
@@ -24,7 +18,8 @@ class CallHook:
     it has none, and returns the view to use, or None for the untouched U-Net. `done` gets the view and the output after
     a call that raised nothing, and returns the output to go on with. `failed` gets an exception of `choose`, `done` or
     the view; the call itself goes on untouched.
-    `released` is called when the hook is removed, also by the installation of another.
+    `released` is called when the hook is removed, `displaced` before that if it is by the installation of another.
+    After an exception torch 2.0 runs no hook; there `reset` tidies up.
     """
 
     def __init__(
@@ -34,31 +29,36 @@ class CallHook:
         done: Callable[[View, Any], Any],
         failed: Callable[[Exception], None],
         released: Callable[[], None],
+        displaced: Callable[[], None],
     ) -> None:
         self.unet = unet
         self._choose = choose
         self._done = done
         self._failed = failed
         self._released = released
-        self._handles: list[RemovableHandle] = []
+        self._displaced = displaced
+        self._hooks = OwnHooks(unet)
         self._view: View | None = None
         self._calls = 0
 
+    @property
+    def installed(self) -> bool:
+        """Whether the U-Net is hooked."""
+        return bool(self._hooks)
+
     def install(self) -> None:
         """Hook the U-Net, after removing any hook of this class from it."""
-        for hook in list(_hooks_on(self.unet)):
+        for hook in _hooks_on(self.unet):
+            if hook is not self:
+                hook._displaced()
             hook.remove()
-        self._handles = [
-            self.unet.register_forward_pre_hook(self._before, with_kwargs=True),
-            self.unet.register_forward_hook(self._after, **_ALWAYS),
-        ]
+        self._hooks.add_before(self._before)
+        self._hooks.add_after(self._after, always=True)
 
     def remove(self) -> None:
         """Leave the U-Net as it was found."""
         self.reset()
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+        self._hooks.remove()
         self._released()
 
     def reset(self) -> None:
@@ -107,5 +107,5 @@ def reset_hooks(model: Any) -> None:
 
 
 def _hooks_on(module: nn.Module) -> Iterator[CallHook]:
-    owners = (getattr(hook, "__self__", None) for hook in module._forward_pre_hooks.values())
-    return (owner for owner in owners if isinstance(owner, CallHook))
+    owners = (getattr(function, "__self__", None) for function in functions_on(module))
+    return iter(dict.fromkeys(owner for owner in owners if isinstance(owner, CallHook)))

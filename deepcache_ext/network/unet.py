@@ -57,6 +57,16 @@ def max_depth(unet: nn.Module) -> int:
     return len(blocks(unet)[0]) - 1
 
 
+def is_compiled(model: nn.Module, unet: nn.Module) -> bool:
+    """Tell whether `unet`, or a module in `model` that contains it, runs as torch.compile has made it."""
+    return any(_is_compiled(module) and any(part is unet for part in module.modules()) for module in model.modules())
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    """Tell whether a module is compiled in place, or the wrapper around one that is."""
+    return "_orig_mod" in module._modules or getattr(module, "_compiled_call_impl", None) is not None
+
+
 def has_foreign_forward(unet: nn.Module) -> bool:
     """Tell whether someone set a `forward` of their own on the instance, as the ControlNet extension does.
 
