@@ -39,6 +39,10 @@ FINISHED = ("generation_info_txt2img", "generation_info_img2img")
 _SAME_SAMPLER, _SAME_SCHEDULER = "Use same sampler", "Use same scheduler"
 _SETS = ("schedule", "speed_up", "depth")
 """The controls that a preset sets."""
+_CUSTOM = [*_SETS, *(name for name in SCHEDULES if name not in _SETS)]
+"""The controls that are there with the preset "Custom" only."""
+_ADVANCED = [name for name in CONTROLS if name not in {"enabled", "preset", *_CUSTOM}]
+"""The controls that go with every preset, and that few people need."""
 _DEPENDENT = [name for name in CONTROLS if name in SCHEDULES or name.startswith("hires_")]
 """The controls of which the schedule and the hires pass decide whether they matter."""
 
@@ -79,26 +83,32 @@ class Panel:
         enabled = CONTROLS["enabled"]
         with InputAccordion(enabled.default, label=enabled.label, elem_id=self._elem_id("enabled")) as accordion:
             made["enabled"] = accordion
+            made["preset"] = self._component("preset")
             self._plan_html = gr.HTML(elem_id=self._elem_id("plan"))
-            made |= {name: self._component(name) for name in CONTROLS if name != "enabled"}
             self._report_html = gr.HTML(elem_id=self._elem_id("report"))
-        self._connect(made)
-        return made
+            with gr.Column(visible=CONTROLS["preset"].default == CUSTOM, elem_id=self._elem_id("custom")) as custom:
+                made |= {name: self._component(name) for name in _CUSTOM}
+            with gr.Accordion("Advanced", open=False, elem_id=self._elem_id("advanced")) as advanced:
+                made |= {name: self._component(name) for name in _ADVANCED}
+        self._connect(made, custom, advanced)
+        return {name: made[name] for name in CONTROLS}
 
-    def _connect(self, components: Mapping[str, Any]) -> None:
+    def _connect(self, components: Mapping[str, Any], custom: Any, advanced: Any) -> None:
         quick: dict[str, Any] = {"show_progress": False, "queue": False}
         preset = components["preset"]
         sets = [components[name] for name in _SETS]
         preset.input(_preset_values, [preset, *sets], sets, **quick)
+        preset.change(lambda name: gr.update(visible=name == CUSTOM), preset, custom, **quick)
         components["enabled"].change(_preset_values, [preset, *sets], sets, **quick)
-        for component in sets:
-            component.input(lambda: CUSTOM, None, preset, **quick)
         schedule, depth = components["schedule"], components["depth"]
         schedule.input(_depth_with, [schedule, depth], depth, **quick)
         chosen = [components["schedule"], components["hires"]]
         dependent = [components[name] for name in _DEPENDENT]
         for component in chosen:
             component.change(_visibility, chosen, dependent, **quick)
+        others = [components[name] for name in _ADVANCED]
+        for component in others:
+            component.change(_opened_by, others, advanced, **quick)
 
     def _component(self, name: str) -> Any:
         control = CONTROLS[name]
@@ -157,25 +167,17 @@ def _picture(
 
 
 def report_html(report: JobReport) -> str:
-    """Return what a job did as a table, or the reason why nothing was cached."""
+    """Return what a job did, a line for each pass, or the reason why nothing was cached."""
     if not report.passes:
         return f"<p>DeepCache was {html.escape(str(report))}.</p>"
-    headings = ("last generation", "full", "reused", "planned in full", "U-Net", "speed-up", "")
-    rows = [
-        (
-            f"{done.name}, {done.sampler}",
-            done.statistics.full,
-            done.statistics.reused,
-            done.plan,
-            f"{done.unet_seconds:.1f} s",
-            f"{done.speed_up:.2f}x" if done.speed_up > 1 else "",
-            done.reason,
-        )
-        for done in report.passes
-    ]
-    head = "".join(f"<th>{heading}</th>" for heading in headings)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    lines = []
+    for done in report.passes:
+        told = [f"{done.statistics.full} full", f"{done.statistics.reused} reused", f"U-Net {done.unet_seconds:.1f} s"]
+        if done.speed_up > 1:
+            told.append(f"{done.speed_up:.2f}x as fast")
+        line = f"{done.name}, {done.sampler}: {', '.join(told)}" + (f" ({done.reason})" if done.reason else "")
+        lines.append(f"<p>{html.escape(line)}</p>")
+    return f'<div class="deepcache-report"><p><b>Last generation</b></p>{"".join(lines)}</div>'
 
 
 def _component(control: Control, *, elem_id: str, visible: bool) -> Any:
@@ -212,6 +214,12 @@ def _depth_with(schedule: str, depth: int) -> int:
     if depth not in {preset["depth"], usual}:
         return depth
     return int(preset["depth"]) if schedule == preset["schedule"] else usual
+
+
+def _opened_by(*values: Any) -> Any:
+    """Open what holds the advanced controls where one of them, pasted say, is not at its default; never close it."""
+    defaults = [written(CONTROLS[name].default) for name in _ADVANCED]
+    return gr.update(open=True) if list(values) != defaults else gr.update()
 
 
 def _is_visible(name: str, schedule: str, hires: str) -> bool:
