@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from deepcache_ext.network.exchange import Exchange
+from deepcache_ext.network.tap import Tap, layers
 from deepcache_ext.network.unet import LISTS, blocks
 
 Shapes = dict[tuple[int, int], tuple[int, ...]]
@@ -61,18 +62,15 @@ class RefreshView(View):
     def __init__(self, unet: nn.Module, depth: int) -> None:
         super().__init__()
         outputs = blocks(unet)[2]
-        self._last_deep = outputs[len(outputs) - depth - 1]
-        self._tap: RemovableHandle | None = None
+        self._tap = Tap(outputs[len(outputs) - depth - 1], after=self._on_output)
 
     def enter(self) -> None:
-        self._tap = self._last_deep.register_forward_hook(self._on_output)
+        self._tap.enter()
 
     def exit(self) -> None:
-        if self._tap is not None:
-            self._tap.remove()
-            self._tap = None
+        self._tap.exit()
 
-    def _on_output(self, _block: nn.Module, _args: Any, feature: Tensor) -> None:
+    def _on_output(self, feature: Tensor) -> None:
         self._keep(len(self.kept), feature)
 
 
@@ -128,12 +126,12 @@ class CompactView(_SwappedView):
 
 
 class FullLengthView(_SwappedView):
-    """As many blocks as the original, the deep ones replaced by stand-ins.
+    """As many blocks as the original, the deep ones replaced by stand-ins on a reuse.
 
-    For a foreign forward, which counts the blocks and adds residuals between them, and may walk them more than once:
-    the walk that starts from the call's own input `x` has key 0, the others count from 1. In a walk that has a kept
-    feature the stand-ins return zeros of the shapes that the blocks had, and the last of them the feature; in any
-    other walk they run the blocks and note their shapes in `shapes`.
+    For a forward that counts the blocks and adds residuals between them, that goes through their layers itself, or that
+    may walk them more than once: the walk that starts from the call's own input `x` has key 0, the others count from 1.
+    Without `features` the original blocks run and their shapes are noted in `shapes`. With them the stand-ins return
+    zeros of these shapes and the last of them the feature; in a walk that has none they run the blocks.
     """
 
     def __init__(
@@ -155,10 +153,24 @@ class FullLengthView(_SwappedView):
         self._key = 0
         self._feature: Tensor | None = None
         self._every_walk_had_one = True
+        self._taps: list[Tap] = []
 
     @property
     def complete(self) -> bool:
         return self._every_walk_had_one and not self._unused
+
+    def enter(self) -> None:
+        self._taps = self._all_taps()
+        for tap in self._taps:
+            tap.enter()
+        if self.reuses:
+            super().enter()
+
+    def exit(self) -> None:
+        super().exit()
+        for tap in self._taps:
+            tap.exit()
+        self._taps = []
 
     def start_walk(self, h: Tensor) -> None:
         """Tell that a walk begins with `h`, the input of the first block."""
@@ -170,30 +182,49 @@ class FullLengthView(_SwappedView):
             self._feature = None
         self._every_walk_had_one &= self._feature is not None
 
-    def run(self, position: int, last: int, block: nn.Module, h: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Do what deep block `position` of 0 to `last` would do to `h`."""
-        if self._feature is not None:
-            return self._feature if position == last else h.new_zeros((len(h), *self._shapes[self._key, position]))
-        out = cast(Tensor, block(h, *args, **kwargs))
-        self._shapes[self._key, position] = tuple(out.shape[1:])
-        if position == last and not self.reuses:
-            self._keep(self._key, out)
-        return out
+    def served(self, position: int, h: Tensor) -> Tensor | None:
+        """Return what stands for the output of a deep block on `h`, or None if this walk has no feature."""
+        if self._feature is None:
+            return None
+        return self._feature if position == self._last else h.new_zeros((len(h), *self._shapes[self._key, position]))
+
+    @property
+    def has_feature(self) -> bool:
+        """Whether the walk that has begun has one."""
+        return self._feature is not None
+
+    @property
+    def _last(self) -> int:
+        """The position of the last deep block, of which the first has 0."""
+        return 2 * (len(blocks(self._unet)[0]) - self._depth)
+
+    def _all_taps(self) -> list[Tap]:
+        inputs, middle, outputs = blocks(self._unet)
+        first = [Tap(inputs[0], before=self.start_walk)] if self._depth or not self.reuses else []
+        if self.reuses:
+            return first
+        deep = [*inputs[self._depth :], middle, *outputs[: len(inputs) - self._depth]]
+        return first + [Tap(block, after=partial(self._note, position)) for position, block in enumerate(deep)]
+
+    def _note(self, position: int, output: Tensor) -> None:
+        self._shapes[self._key, position] = tuple(output.shape[1:])
+        if position == self._last:
+            self._keep(self._key, output)
 
     def _lists(self) -> tuple[nn.Module, nn.Module, nn.Module]:
         inputs, middle, outputs = blocks(self._unet)
         cut = len(inputs) - self._depth
-        last = 2 * cut
         positions = itertools.count()
 
         def stand_in(block: nn.Module) -> nn.Module:
-            return _DeepBlock(self, next(positions), last, block)
+            position = next(positions)
+            return _DeepBlock(self, position, block, starts=self._depth == position == 0)
 
-        first, *others = [*inputs[: self._depth], *[stand_in(block) for block in inputs[self._depth :]]]
+        deep_inputs = [stand_in(block) for block in inputs[self._depth :]]
         deep_middle = stand_in(middle)
         deep_outputs = [stand_in(block) for block in outputs[:cut]]
         return (
-            nn.ModuleList([_FirstBlock(self, first), *others]),
+            nn.ModuleList([*inputs[: self._depth], *deep_inputs]),
             deep_middle,
             nn.ModuleList([*deep_outputs, *outputs[cut:]]),
         )
@@ -223,31 +254,50 @@ class _DeepPart(nn.Module):
         return h
 
 
-class _FirstBlock(nn.Module):
-    """The first input block, telling its view that a walk begins."""
-
-    def __init__(self, view: FullLengthView, block: nn.Module) -> None:
-        super().__init__()
-        self.block = block
-        self._view = view
-
-    def forward(self, h: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        self._view.start_walk(h)
-        return cast(Tensor, self.block(h, *args, **kwargs))
-
-
 class _DeepBlock(nn.Module):
-    """One deep block's stand-in; `FullLengthView.run` says what it does."""
+    """One deep block's stand-in on a reuse, which may be called or gone through layer by layer.
 
-    def __init__(self, view: FullLengthView, position: int, last: int, block: nn.Module) -> None:
+    With `starts` it is the first block of all, with whose input a walk begins.
+    """
+
+    def __init__(self, view: FullLengthView, position: int, block: nn.Module, *, starts: bool) -> None:
         super().__init__()
         self.block = block
         self._view = view
         self._position = position
-        self._last = last
+        self._starts = starts
 
     def forward(self, h: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        return self._view.run(self._position, self._last, self.block, h, *args, **kwargs)
+        if self._starts:
+            self._view.start_walk(h)
+        served = self._view.served(self._position, h)
+        return cast(Tensor, self.block(h, *args, **kwargs)) if served is None else served
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        if self._starts:
+            yield _Layer(self._begin)
+        if self._view.has_feature:
+            yield _Layer(self._serve)
+        else:
+            yield from layers(self.block)
+
+    def _begin(self, h: Tensor) -> Tensor:
+        self._view.start_walk(h)
+        return h
+
+    def _serve(self, h: Tensor) -> Tensor:
+        return cast(Tensor, self._view.served(self._position, h))
+
+
+class _Layer(nn.Module):
+    """A layer that does something with the first thing that it is called with."""
+
+    def __init__(self, do: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self._do = do
+
+    def forward(self, h: Tensor, *_args: Any, **_kwargs: Any) -> Tensor:
+        return self._do(h)
 
 
 def _is_latent_of(h: Tensor, x: Tensor) -> bool:
