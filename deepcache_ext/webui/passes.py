@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
-from torch.utils.hooks import RemovableHandle
 
+from deepcache_ext.network.own_hooks import OwnHooks
 from deepcache_ext.planning.sampler_kind import SamplerKind
 from deepcache_ext.planning.schedule import Action, Schedule
 from deepcache_ext.planning.settings import Settings
@@ -254,7 +254,7 @@ class _RunningPass:
         self._time_calls()
         self._evaluation: Evaluation | None = None
         self._heard_at: nn.Module | None = None
-        self._handle: RemovableHandle | None = None
+        self._hooks: OwnHooks | None = None
 
     def start_evaluation(self, params: Any) -> None:
         """Start the next evaluation, on the U-Net that is in force now."""
@@ -297,12 +297,12 @@ class _RunningPass:
         """Hear of what the host calls `module` with, before anybody else does; of nothing any more if None."""
         if module is self._heard_at:
             return
-        if self._handle is not None:
-            self._handle.remove()
+        if self._hooks is not None:
+            self._hooks.remove()
         self._heard_at = module
-        self._handle = None
-        if module is not None:
-            self._handle = module.register_forward_pre_hook(self._say, prepend=True, with_kwargs=True)
+        self._hooks = None if module is None else OwnHooks(module)
+        if self._hooks is not None:
+            self._hooks.add_before(self._say, first=True)
 
     def _say(self, _module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Tell the pass for which of its rows a call is."""
