@@ -18,7 +18,15 @@ from deepcache_ext.features.rows import Batch, Rows
 from deepcache_ext.features.store import Call, RowStore, Signature
 from deepcache_ext.network.control import short_controls
 from deepcache_ext.network.hook import CallHook, reset_hooks
-from deepcache_ext.network.unet import block_modules, find_unet, has_foreign_forward, is_compiled, max_depth
+from deepcache_ext.network.remembering import Repeated, remembering
+from deepcache_ext.network.unet import (
+    block_modules,
+    deep_blocks,
+    find_unet,
+    has_foreign_forward,
+    is_compiled,
+    max_depth,
+)
 from deepcache_ext.network.views import CompactView, FullLengthView, RefreshView, Shapes, View
 from deepcache_ext.planning.sampler_kind import SamplerKind
 from deepcache_ext.planning.schedule import Action, Schedule, cost_on_sd
@@ -118,6 +126,7 @@ class SamplingPass:
         self._predictor = predictor or self._usual_predictor()
         self._store = self._new_store()
         self._shapes: dict[Signature, Shapes] = {}
+        self._repeated: dict[tuple[Hashable, ...], Repeated] = {}
         self._model = model
         self._hook = self._hook_on(model)
         self._start_clock()
@@ -219,6 +228,7 @@ class SamplingPass:
         """Drop the kept features, for instance because the U-Net has new weights; the next evaluation is full."""
         self._store.clear()
         self._shapes.clear()
+        self._repeated.clear()
         self._blocks = ()
 
     def _be_displaced(self) -> None:
@@ -287,6 +297,7 @@ class SamplingPass:
         elif self._action is Action.REFRESH:
             self._store.start_refresh()
             self._shapes.clear()
+            self._repeated.clear()
         elif not known:
             self._action = Action.REFRESH
         self._layout = layout
@@ -352,12 +363,29 @@ class SamplingPass:
             shapes = self._shapes.setdefault(call.signature, {})
             features = self._kept(call) if shapes else None
             beside = short_controls(self._control_models(), depth) if features else ()
-            return FullLengthView(self.unet, depth, call.x, features or {}, shapes, beside)
+            return FullLengthView(
+                self.unet, depth, call.x, features or {}, shapes, self._repeats(call, features), beside
+            )
         features = self._kept(call)
-        return RefreshView(self.unet, depth) if features is None else CompactView(self.unet, depth, features)
+        repeated = self._repeats(call, features)
+        if features is None:
+            return RefreshView(self.unet, depth, repeated)
+        return CompactView(self.unet, depth, features, repeated)
 
     def _kept(self, call: Call) -> dict[int, Tensor] | None:
-        return self._store.take(call) if self._action is Action.REUSE else None
+        if self._action is not Action.REUSE or (self._repeated and tuple(call.keys) not in self._repeated):
+            return None
+        return self._store.take(call)
+
+    def _repeats(self, call: Call, features: dict[int, Tensor] | None) -> Repeated:
+        """Return what is to be called on a reuse of these rows though it is skipped; heard anew without `features`."""
+        keys = tuple(call.keys)
+        if features is None:
+            modules = remembering(deep_blocks(self.unet, self.depth))
+            if not modules:
+                return Repeated(())
+            self._repeated[keys] = Repeated(modules)
+        return self._repeated.get(keys) or Repeated(())
 
     def _count(self, *, reused: bool, first_call: bool) -> None:
         s = self.statistics

@@ -52,6 +52,12 @@ def block_modules(unet: nn.Module) -> tuple[nn.Module, ...]:
     return (*inputs, middle, *outputs)
 
 
+def deep_blocks(unet: nn.Module, depth: int) -> tuple[nn.Module, ...]:
+    """Return the blocks that a reuse at `depth` skips, in the order in which they run."""
+    modules = block_modules(unet)
+    return modules[depth : len(modules) - depth]
+
+
 def max_depth(unet: nn.Module) -> int:
     """Return the largest depth at which `unet` can be cut: 11 for SD1 and SD2, 8 for SDXL."""
     return len(blocks(unet)[0]) - 1

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from deepcache_ext.network.exchange import Exchange
+from deepcache_ext.network.remembering import Repeated
 from deepcache_ext.network.tap import Tap, layers
 from deepcache_ext.network.unet import LISTS, blocks
 
@@ -28,11 +29,15 @@ class View(ABC):
     `kept` has the feature of every walk of the call that computed the deep part, cloned, so that whatever the rest of
     the call writes into the original leaves it alone. Key 0 is the walk over the call's own input; walks
     over anything else count from 1. `failure` is an error of our own while keeping; the call goes on without.
+
+    `repeated` are skipped modules that are to be called all the same: heard by a view that runs the deep part, called
+    again by one that reuses.
     """
 
     reuses = False
 
-    def __init__(self) -> None:
+    def __init__(self, repeated: Repeated) -> None:
+        self.repeated = repeated
         self.kept: dict[int, Tensor] = {}
         self.failure: Exception | None = None
 
@@ -44,10 +49,20 @@ class View(ABC):
     @abstractmethod
     def enter(self) -> None:
         """Put the view in place."""
+        if not self.reuses:
+            self.repeated.enter()
 
     @abstractmethod
     def exit(self) -> None:
         """Put the original block lists back."""
+        self.repeated.exit()
+
+    def repeat(self) -> None:
+        """Call again what a reuse skips but must not miss."""
+        try:
+            self.repeated.again()
+        except Exception as error:  # noqa: BLE001 - somebody else's forward, with what it took before
+            self.failure = error
 
     def _keep(self, key: int, feature: Tensor) -> None:
         try:
@@ -59,15 +74,17 @@ class View(ABC):
 class RefreshView(View):
     """The original block lists, with a tap on the block whose output is the feature."""
 
-    def __init__(self, unet: nn.Module, depth: int) -> None:
-        super().__init__()
+    def __init__(self, unet: nn.Module, depth: int, repeated: Repeated) -> None:
+        super().__init__(repeated)
         outputs = blocks(unet)[2]
         self._tap = Tap(outputs[len(outputs) - depth - 1], after=self._on_output)
 
     def enter(self) -> None:
+        super().enter()
         self._tap.enter()
 
     def exit(self) -> None:
+        super().exit()
         self._tap.exit()
 
     def _on_output(self, feature: Tensor) -> None:
@@ -77,19 +94,21 @@ class RefreshView(View):
 class _SwappedView(View):
     """A view that exchanges the block lists themselves, and whatever `beside` exchanges along with them."""
 
-    def __init__(self, unet: nn.Module, beside: Sequence[Exchange] = ()) -> None:
-        super().__init__()
+    def __init__(self, unet: nn.Module, repeated: Repeated, beside: Sequence[Exchange] = ()) -> None:
+        super().__init__(repeated)
         self._unet = unet
         self._beside = beside
         self._exchanges: list[Exchange] = []
 
     def enter(self) -> None:
+        super().enter()
         lists = dict(zip(LISTS, self._lists(), strict=True))
         self._exchanges = [Exchange(self._unet, **lists), *self._beside]
         for exchange in self._exchanges:
             exchange.enter()
 
     def exit(self) -> None:
+        super().exit()
         for exchange in self._exchanges:
             exchange.exit()
         self._exchanges = []
@@ -108,8 +127,8 @@ class CompactView(_SwappedView):
 
     reuses = True
 
-    def __init__(self, unet: nn.Module, depth: int, features: Mapping[int, Tensor]) -> None:
-        super().__init__(unet)
+    def __init__(self, unet: nn.Module, depth: int, features: Mapping[int, Tensor], repeated: Repeated) -> None:
+        super().__init__(unet, repeated)
         self._depth = depth
         self._feature: Tensor | None = features[0]
 
@@ -141,9 +160,10 @@ class FullLengthView(_SwappedView):
         x: Tensor,
         features: Mapping[int, Tensor],
         shapes: Shapes,
+        repeated: Repeated,
         beside: Sequence[Exchange] = (),
     ) -> None:
-        super().__init__(unet, beside)
+        super().__init__(unet, repeated, beside)
         self.reuses = bool(features)
         self._depth = depth
         self._x = x
@@ -165,6 +185,8 @@ class FullLengthView(_SwappedView):
             tap.enter()
         if self.reuses:
             super().enter()
+        else:
+            self.repeated.enter()
 
     def exit(self) -> None:
         super().exit()
@@ -186,6 +208,8 @@ class FullLengthView(_SwappedView):
         """Return what stands for the output of a deep block on `h`, or None if this walk has no feature."""
         if self._feature is None:
             return None
+        if position == self._key == 0:
+            self.repeat()
         return self._feature if position == self._last else h.new_zeros((len(h), *self._shapes[self._key, position]))
 
     @property
@@ -243,6 +267,7 @@ class _DeepPart(nn.Module):
     def forward(self, h: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         feature = self._view.take(len(h))
         if feature is not None:
+            self._view.repeat()
             return feature
         skips: list[Tensor] = []
         for block in self.inputs:
