@@ -2,12 +2,16 @@
 
 from modules import script_callbacks, scripts
 
-from deepcache_ext.webui import api, infotext, xyz
+from deepcache_ext.webui import api, compare, infotext, xyz
+from deepcache_ext.webui.compare_panel import ComparePanel
 from deepcache_ext.webui.options import INFOTEXT_KEYS
 from deepcache_ext.webui.panel import FINISHED, HOST_COMPONENTS, Panel
 from deepcache_ext.webui.passes import Controller
 
 controller = Controller()
+comparer = compare.Comparer(controller)
+tabs = {}
+"""The panel and the host's components of each tab, by its name."""
 
 
 class DeepCacheScript(scripts.Script):
@@ -44,6 +48,7 @@ class DeepCacheScript(scripts.Script):
     def connect(self, made):
         """Connect the panel with the rest of the tab, whose last component has been made."""
         self.panel.follow(self.host_components, made.component)
+        tabs[self.is_img2img] = self.panel.components, self.host_components
 
     def process(self, p, *args):
         controller.begin_job(p, args)
@@ -52,8 +57,37 @@ class DeepCacheScript(scripts.Script):
         controller.end_job(p)
 
 
+class DeepCacheComparison(scripts.Script):
+    """The comparison in a tab's list of scripts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.panel = None
+        for elem_id in FINISHED:
+            self.on_after_component(self.connect, elem_id=elem_id)
+
+    def title(self):
+        return compare.TITLE
+
+    def show(self, is_img2img):
+        return True
+
+    def ui(self, is_img2img):
+        self.panel = ComparePanel(comparer, self.elem_id)
+        return self.panel.inputs
+
+    def connect(self, made):
+        """Connect the table with the rest of the tab, whose last component has been made."""
+        if self.is_img2img in tabs:
+            self.panel.connect(*tabs[self.is_img2img], made.component)
+
+    def run(self, p, *args):
+        return comparer.run(p, args)
+
+
 controller.install()
 script_callbacks.on_cfg_denoiser(controller.start_evaluation)
+script_callbacks.on_cfg_denoiser(comparer.stopwatch.start_evaluation)
 script_callbacks.on_script_unloaded(controller.remove)
 script_callbacks.on_before_ui(lambda: xyz.add_axes(scripts.scripts_data))
-script_callbacks.on_app_started(lambda _demo, app: api.add_routes(app, controller))
+script_callbacks.on_app_started(lambda _demo, app: api.add_routes(app, controller, comparer))

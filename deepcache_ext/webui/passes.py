@@ -55,6 +55,8 @@ class PassReport:
 
     That is where the sampler decides itself how often it evaluates: without the cache it may have been less often.
     """
+    cost: float = 0.0
+    """Of the evaluations made, reckoned in full ones; 0 where nothing was cached."""
     reason: str = ""
     """Why nothing was cached, or why caching ended early."""
 
@@ -240,13 +242,14 @@ class _RunningPass:
         self._loaded = host.loaded()
         if report.planned is None:
             settings = dataclasses.replace(settings, depth=max(1, settings.depth))
+        self._reuse = reuse_cost(settings.depth_for(noisy=of_run.noisy), self._loaded.family)
         self._run = SamplingPass(
             self._loaded.unet,
             settings,
             report.planned,
             sampler=of_run,
             levels=host.noise_levels(),
-            reuse=reuse_cost(settings.depth_for(noisy=of_run.noisy), self._loaded.family),
+            reuse=self._reuse,
             control_models=lambda: host.control_models(self._p),
         ).install()
         report.plan = _full_steps(self._run.schedule)
@@ -279,6 +282,7 @@ class _RunningPass:
         report, run = self._report, self._run
         report.statistics = run.statistics
         report.sampling_seconds = seconds
+        report.cost = run.statistics.full + run.statistics.reused * self._reuse
         report.reason = report.reason or run.schedule.shortfall
         if run.statistics.reason:
             report.reason = run.statistics.reason

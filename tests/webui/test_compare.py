@@ -1,0 +1,112 @@
+"""What of a request to compare is read, and what a comparison makes when the host interrupts, fails or changes."""
+
+import numpy as np
+import pytest
+from modules import processing, shared
+from PIL import Image
+
+from deepcache_ext.webui.compare import Comparer, Wish
+from tests.webui.support import Processing, job, load_checkpoint, sample
+
+
+class Tab(Processing):
+    """The processing object of a tab."""
+
+    prompt, sampler_name, scheduler, steps, width, height = "a", "Euler", "Automatic", 12, 16, 16
+    seed, n_iter, batch_size, styles, override_settings = 5, 1, 1, (), None
+    sd_model_name, script_args = "model", ({"enabled": False},)
+    all_seeds = all_subseeds = (5,)
+    all_prompts = all_negative_prompts = ("a",)
+    do_not_save_samples = True
+
+
+@pytest.fixture
+def host(controller, monkeypatch):
+    """Have the host make grey pictures, darker where it was faster, and note the jobs."""
+    made = []
+
+    def process_images(p):
+        if p.sampler_name == "Euler" and p.steps == 2:
+            return processing.Processed(p, [], infotexts=[], index_of_first_image=0)
+        controller.begin_job(p, p.script_args)
+        host.during(len(made))
+        sample(p, steps=p.steps)
+        controller.end_job(p)
+        made.append(p)
+        grey = 100 + p.steps + 20 * ("DeepCache enabled" in p.extra_generation_params)
+        picture = Image.fromarray(np.full((16, 16, 3), grey, np.uint8))
+        return processing.Processed(p, [picture], infotexts=["made"], index_of_first_image=0)
+
+    host = type("Host", (), {"during": staticmethod(lambda _number: None), "made": made})()
+    state = {"interrupted": False, "skipped": False, "job_no": 0, "job_count": 0}
+    for name, value in state.items():
+        monkeypatch.setattr(shared.state, name, value, raising=False)
+    for name, value in {"img_max_size_mp": 200, "grid_save": False, "grid_format": "png"}.items():
+        monkeypatch.setattr(shared.opts, name, value, raising=False)
+    monkeypatch.setattr(processing, "process_images", process_images)
+    host.comparer = Comparer(controller)
+    shared.state.begin()
+    return host
+
+
+def test_a_wish_is_read_by_position_or_by_name_and_what_is_unknown_is_told():
+    assert Wish.read([]) == Wish(("Quality", "Balanced", "Fast"), True, False, "")
+    assert Wish.read([["Fast"], False, True]) == Wish(("Fast",), False, True, "")
+    assert Wish.read([{"choices": "Fast", "differences": "true"}]) == Wish(("Fast",), True, True, "")
+    told = Wish.read([{"choices": ["Faster"], "seed": 3}])
+    assert told.choices == ("Quality", "Balanced", "Fast")
+    assert told.note.startswith("seed, Faster: unknown; choices are Quality, Balanced, Fast, Panel's settings")
+
+
+def test_each_choice_and_as_many_steps_are_made(host):
+    result = host.comparer.run(Tab(), [["Balanced", "Panel's settings"]])
+    comparison = host.comparer.of_last_run
+    assert [row.label for row in comparison.rows()] == ["Balanced", "6 steps", "Panel's settings", "6 steps"]
+    assert [p.steps for p in host.made] == [12, 12, 6, 12]
+    assert len(result.images) == 1 + 4
+    assert comparison.advice.startswith("With these settings fewer steps are closer than Balanced (6 steps: ")
+
+
+def interrupt(_number):
+    shared.state.interrupted = True
+
+
+def fail(_number):
+    raise RuntimeError("out of memory")
+
+
+def exchange(_number):
+    load_checkpoint("two")
+
+
+@pytest.mark.parametrize(
+    ("what", "note"),
+    [
+        (interrupt, "ended before Fast was finished"),
+        (fail, "ended before Fast was finished: RuntimeError: out of memory"),
+        (exchange, "the checkpoint was changed in mid-run; what was made after that is left out"),
+    ],
+)
+def test_what_is_done_is_kept(host, what, note):
+    host.during = lambda number: what(number) if number == 3 else None
+    result = host.comparer.run(Tab(), [["Balanced", "Fast"]])
+    assert host.comparer.last.note == note
+    assert note in result.comments
+    assert [row.label for row in host.comparer.last.rows()] == ["Balanced", "6 steps"]
+    assert len(result.images) == 1 + 3
+
+
+def test_without_a_full_picture_there_is_no_comparison(host):
+    host.during = fail
+    with pytest.raises(RuntimeError, match="out of memory"):
+        host.comparer.run(Tab(), [])
+    host.during = interrupt
+    assert host.comparer.run(Tab(), []).images == []
+    assert host.comparer.last.note == "interrupted before the full picture was finished"
+
+
+def test_a_later_job_is_the_last_run(host, controller):
+    host.comparer.run(Tab(), [["Fast"], False])
+    assert host.comparer.of_last_run is host.comparer.last
+    job(controller, Processing(), {"enabled": True, "interval": 2})
+    assert host.comparer.of_last_run is None
