@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
+import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from modules import images, processing, shared
 from PIL import Image
 
+from deepcache_ext import __version__
 from deepcache_ext.webui import host, samplers
 from deepcache_ext.webui.closeness import psnr, ssim
 from deepcache_ext.webui.comparison import OFF, Choice, Comparison, Row
@@ -96,6 +99,7 @@ class Comparer:
             height=int(p.height),
             seeds=[int(seed) for seed in job.all_seeds],
             full=full,
+            made_with=_made_with(),
             note=wish.note,
         )
         try:
@@ -192,6 +196,12 @@ class Comparer:
         setattr(job, OVERRIDES, {"enabled": False})
         shared.state.job = "warming up"
         processing.process_images(job)
+
+
+def _made_with() -> dict[str, str]:
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+    host_version = str(processing.program_version())
+    return {"host": host_version, "device": device, "torch": torch.__version__, "version": __version__}
 
 
 def _copy(p: Any) -> Any:

@@ -71,6 +71,8 @@ class Comparison:
     height: int
     seeds: list[int]
     full: Row
+    made_with: dict[str, str] = field(default_factory=dict)
+    """The host's version, the device, and the versions of torch and the extension."""
     choices: list[Choice] = field(default_factory=list)
     note: str = ""
     """Why the comparison ended early, or what of the request could not be used."""
@@ -105,6 +107,7 @@ class Comparison:
             "width": self.width,
             "height": self.height,
             "seeds": self.seeds,
+            **self.made_with,
             "full": self.full.figures(),
             "choices": [
                 one.row.figures() | {"fewer_steps": None if one.fewer is None else one.fewer.figures()}
