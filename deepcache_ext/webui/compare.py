@@ -15,10 +15,10 @@ from modules import images, processing, shared
 from PIL import Image
 
 from deepcache_ext import __version__
-from deepcache_ext.webui import host, samplers
 from deepcache_ext.webui.closeness import psnr, ssim
 from deepcache_ext.webui.comparison import OFF, Choice, Comparison, Row
 from deepcache_ext.webui.comparison_grid import array, difference_of, grid
+from deepcache_ext.webui.hosts import host
 from deepcache_ext.webui.passes import OVERRIDES, Controller, PassReport
 from deepcache_ext.webui.presets import PRESETS
 from deepcache_ext.webui.stopwatch import Stopwatch
@@ -273,9 +273,9 @@ def _evaluations(p: Any, of_pass: PassReport) -> Callable[[int], int | None]:
         scheduler = str(getattr(p, "hr_scheduler", None) or scheduler)
 
     def evaluations(steps: int) -> int | None:
-        launched = samplers.img2img_steps(steps, p.denoising_strength) if of_pass.name == "img2img" else steps
+        launched = host.samplers.img2img_steps(steps, p.denoising_strength) if of_pass.name == "img2img" else steps
         img2img = of_pass.name != "txt2img"
-        return samplers.evaluations(of_pass.sampler, launched, img2img=img2img, scheduler=scheduler)
+        return host.samplers.evaluations(of_pass.sampler, launched, img2img=img2img, scheduler=scheduler)
 
     return evaluations
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import gradio as gr
 
-from deepcache_ext.webui import host
 from deepcache_ext.webui.compare import CHOICES, Comparer
 from deepcache_ext.webui.comparison import Comparison, Row, cells, headings
+from deepcache_ext.webui.hosts import host
 from deepcache_ext.webui.presets import PRESETS
 
 _TAKEN = ("enabled", "preset", "schedule", "speed_up", "depth")

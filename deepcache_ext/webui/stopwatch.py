@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from deepcache_ext.timer import CallTimer
-from deepcache_ext.webui import host
+from deepcache_ext.webui.hosts import host
 
 
 class Stopwatch:

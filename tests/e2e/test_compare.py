@@ -116,10 +116,11 @@ def test_an_interruption_keeps_what_is_done(maker):
 
 @pytest.mark.usefixtures("_nothing_is_left")
 def test_an_error_keeps_what_is_done(maker):
-    status, answer = while_making(maker, "20 steps", lambda: maker.server.post("/e2e/want?raise_at=1"))
+    status, answer = while_making(maker, "Balanced", lambda: maker.server.post("/e2e/want?raise_at=1"))
     comparison = maker.last_run()["comparison"]
-    assert (status, len(answer["images"])) == (200, 3)
-    assert labels(comparison) == ["Balanced"]
+    done = labels(comparison)
+    assert done in ([], ["Balanced"], ["Balanced", "20 steps"])
+    assert (status, len(answer["images"])) == (200, (2 if done else 1) + len(done))
     assert comparison["note"].startswith("ended before")
     assert "OutOfMemoryError" in comparison["note"]
 
