@@ -41,7 +41,7 @@ def comparison(*figures):
         )
         for name, psnrs, steps, fewer in figures
     ]
-    return Comparison("model", "Euler", "Karras", 64, 64, [1, 2], full, choices)
+    return Comparison("model", "Euler", "Karras", 64, 64, [1, 2], full, choices=choices)
 
 
 def test_advice_names_what_fewer_steps_are_closer_than():
