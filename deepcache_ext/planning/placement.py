@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +52,10 @@ class Rule:
     longest: int | None = None
     """The most evaluations from one full one to the next; None for any number."""
 
+    def at_most(self, longest: int) -> Rule:
+        """Return the rule with another longest gap."""
+        return replace(self, longest=longest)
+
 
 def rule_for(sampler: SamplerKind) -> Rule:
     """Return how full evaluations are spread for a sampler of this kind.
@@ -75,6 +79,22 @@ def placed(total: int, count: int, rule: Rule = Rule()) -> tuple[int, ...]:
         if rule.longest is None or max(np.diff([*found, total])) <= rule.longest or len(found) == total:
             return found
         count += 1
+
+
+def spread(inside: range, count: int, rule: Rule, stages: int = 1) -> tuple[int, ...]:
+    """Return which evaluations `inside` a run of a sampler with so many stages are full, about `count` of them.
+
+    Of two stages the second decides the step, so all of these come before any first one but the run's own.
+    """
+    deciding = [index for index in inside if index % stages == stages - 1]
+    others = [index for index in inside if index != inside.start and index not in deciding]
+    chosen = {inside.start}
+    for group in (deciding, others):
+        left = max(count - len(chosen.difference(group)), 1 if group is deciding else 0)
+        if group and left > 0:
+            of_group = replace(rule, spare_last=rule.spare_last and group[-1] == inside.stop - 1)
+            chosen.update(group[position] for position in placed(len(group), left, of_group))
+    return tuple(sorted(chosen))
 
 
 def _spread(total: int, count: int, rule: Rule) -> tuple[int, ...]:

@@ -13,8 +13,8 @@ from deepcache_ext.planning.placement import (
     full_evaluations,
     interval,
     longest_gap,
-    placed,
     rule_for,
+    spread,
 )
 from deepcache_ext.planning.sampler_kind import SamplerKind
 from deepcache_ext.planning.settings import LAST_STEP, Number, Settings, WholeNumber, accepted
@@ -196,17 +196,8 @@ class Schedule:
 
     def _spread(self, inside: range, total: int) -> tuple[int, ...]:
         stages = self.sampler.stages
-        deciding = [index for index in inside if index % stages == stages - 1]
-        others = [index for index in inside if index != inside.start and index not in deciding]
-        chosen = {inside.start}
-        count = self._wanted(len(inside))
-        rule = replace(rule_for(self.sampler), longest=longest_gap(total // stages))
-        for group in (deciding, others):
-            left = max(count - len(chosen.difference(group)), 1 if group is deciding else 0)
-            if group and left > 0:
-                of_group = replace(rule, spare_last=group[-1] == total - 1)
-                chosen.update(group[position] for position in placed(len(group), left, of_group))
-        return tuple(sorted(chosen))
+        rule = replace(rule_for(self.sampler), longest=longest_gap(total // stages), spare_last=inside.stop == total)
+        return spread(inside, self._wanted(len(inside)), rule, stages)
 
     def _reuses(self, index: int) -> bool:
         s, stages = self.settings, self.sampler.stages

@@ -1,0 +1,60 @@
+"""Other plans at a speed than the one that "auto" makes, for a search by final pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from deepcache_ext.planning.placement import Rule, full_evaluations, longest_gap, rule_for, spread
+from deepcache_ext.planning.sampler_kind import SamplerKind
+from deepcache_ext.planning.schedule import Action, Schedule
+from deepcache_ext.planning.settings import Settings
+
+_EVEN, _TO_THE_END, _GROWING, _HALFWAY = Rule(1.0), Rule(1.0, spare_last=False), Rule(6.0), Rule(3.0)
+
+
+def alternatives(
+    settings: Settings, total: int, sampler: SamplerKind, reuse: Callable[[int], float]
+) -> tuple[Settings, ...]:
+    """Return other settings of about the speed of `settings`, whose schedule is "auto", the likeliest first.
+
+    Each names its full evaluations of `total` itself. They differ in how these are spread, in depth, and in whether
+    features are forecast. `reuse` tells what a reuse costs at a depth, as a part of a full evaluation. None makes the
+    plan that `settings` make, and none is dearer than that plan or the speed asked for, whichever is more.
+    """
+    usual = explicit(settings, total, sampler, reuse)
+    dearest = max(cost(usual, total, sampler, reuse), total / settings.speed_up + 0.5)
+    found = [usual]
+    for rule, depth, forecast in _ways(settings, sampler):
+        count = full_evaluations(total, settings.speed_up, reuse(depth))
+        steps = spread(range(total), count, rule.at_most(longest_gap(total // sampler.stages)), sampler.stages)
+        way = Settings(schedule="list", steps=steps, depth=depth, forecast=forecast)
+        if way not in found and cost(way, total, sampler, reuse) <= dearest:
+            found.append(way)
+    return tuple(found[1:])
+
+
+def explicit(settings: Settings, total: int, sampler: SamplerKind, reuse: Callable[[int], float]) -> Settings:
+    """Return settings that name the full evaluations which `settings` lead to, and that make the same plan."""
+    depth = settings.depth_for(noisy=sampler.noisy)
+    plan = Schedule(settings, total, sampler, reuse(depth)).actions()
+    steps = tuple(number for number, action in enumerate(plan) if action is not Action.REUSE)
+    return Settings(schedule="list", steps=steps, depth=depth, forecast=settings.forecast)
+
+
+def cost(settings: Settings, total: int, sampler: SamplerKind, reuse: Callable[[int], float]) -> float:
+    """Return what a plan costs, in full evaluations."""
+    depth = settings.depth_for(noisy=sampler.noisy)
+    plan = Schedule(settings, total, sampler, reuse(depth)).actions()
+    return sum(reuse(depth) if action is Action.REUSE else 1.0 for action in plan)
+
+
+def _ways(settings: Settings, sampler: SamplerKind) -> Iterator[tuple[Rule, int, str]]:
+    """Yield how else full evaluations can be spread, at which depth, and whether features are forecast."""
+    own = rule_for(sampler)
+    depth = settings.depth_for(noisy=sampler.noisy)
+    for rule in (_TO_THE_END, _GROWING if own.growth == 1 else _EVEN, _HALFWAY):
+        yield rule, depth, "on"
+    for other in (0, 1, 2):
+        if other != depth and (other or not sampler.noisy):
+            yield own, other, "on"
+    yield own, max(1, depth), "off"
