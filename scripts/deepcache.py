@@ -2,14 +2,18 @@
 
 from modules import script_callbacks, scripts
 
-from deepcache_ext.webui import api, compare, infotext, xyz
+from deepcache_ext.webui import api, compare, infotext, tune, xyz
 from deepcache_ext.webui.compare_panel import ComparePanel
+from deepcache_ext.webui.hosts import host
 from deepcache_ext.webui.options import INFOTEXT_KEYS
 from deepcache_ext.webui.panel import FINISHED, HOST_COMPONENTS, Panel
 from deepcache_ext.webui.passes import Controller
+from deepcache_ext.webui.tune_panel import TunePanel
+from deepcache_ext.webui.tuned import TunedPlans
 
-controller = Controller()
+controller = Controller(TunedPlans(host.data_folder() / "deepcache-plans.json"))
 comparer = compare.Comparer(controller)
+tuner = tune.Tuner(controller)
 tabs = {}
 """The panel and the host's components of each tab, by its name."""
 
@@ -48,7 +52,7 @@ class DeepCacheScript(scripts.Script):
     def connect(self, made):
         """Connect the panel with the rest of the tab, whose last component has been made."""
         self.panel.follow(self.host_components, made.component)
-        tabs[self.is_img2img] = self.panel.components, self.host_components
+        tabs[self.is_img2img] = self.panel, self.host_components
 
     def process(self, p, *args):
         controller.begin_job(p, args)
@@ -79,10 +83,46 @@ class DeepCacheComparison(scripts.Script):
     def connect(self, made):
         """Connect the table with the rest of the tab, whose last component has been made."""
         if self.is_img2img in tabs:
-            self.panel.connect(*tabs[self.is_img2img], made.component)
+            panel, components = tabs[self.is_img2img]
+            self.panel.connect(panel.components, components, made.component)
 
     def run(self, p, *args):
         return comparer.run(p, args)
+
+
+class DeepCacheTuning(scripts.Script):
+    """Tuning in a tab's list of scripts, which the panel's button chooses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.panel = None
+        self.script_list = None
+        self.on_after_component(self.remember, elem_id="script_list")
+        for elem_id in FINISHED:
+            self.on_after_component(self.connect, elem_id=elem_id)
+
+    def title(self):
+        return tune.TITLE
+
+    def show(self, is_img2img):
+        return True
+
+    def ui(self, is_img2img):
+        self.panel = TunePanel(tuner)
+        return []
+
+    def remember(self, made):
+        """Note the host's list of scripts."""
+        self.script_list = made.component
+
+    def connect(self, made):
+        """Connect the panel's buttons with the rest of the tab, whose last component has been made."""
+        if self.is_img2img in tabs and self.script_list is not None:
+            tab = "img2img" if self.is_img2img else "txt2img"
+            self.panel.connect(tabs[self.is_img2img][0], self.script_list, f"{tab}_generate", made.component)
+
+    def run(self, p, *args):
+        return tuner.run(p)
 
 
 controller.install()
@@ -90,4 +130,4 @@ script_callbacks.on_cfg_denoiser(controller.start_evaluation)
 script_callbacks.on_cfg_denoiser(comparer.stopwatch.start_evaluation)
 script_callbacks.on_script_unloaded(controller.remove)
 script_callbacks.on_before_ui(lambda: xyz.add_axes(scripts.scripts_data))
-script_callbacks.on_app_started(lambda _demo, app: api.add_routes(app, controller, comparer))
+script_callbacks.on_app_started(lambda _demo, app: api.add_routes(app, controller, comparer, tuner))

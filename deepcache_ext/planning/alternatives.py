@@ -50,11 +50,11 @@ def cost(settings: Settings, total: int, sampler: SamplerKind, reuse: Callable[[
 
 def _ways(settings: Settings, sampler: SamplerKind) -> Iterator[tuple[Rule, int, str]]:
     """Yield how else full evaluations can be spread, at which depth, and whether features are forecast."""
-    own = rule_for(sampler)
-    depth = settings.depth_for(noisy=sampler.noisy)
-    for rule in (_TO_THE_END, _GROWING if own.growth == 1 else _EVEN, _HALFWAY):
-        yield rule, depth, "on"
-    for other in (0, 1, 2):
-        if other != depth and (other or not sampler.noisy):
-            yield own, other, "on"
+    own, depth = rule_for(sampler), settings.depth_for(noisy=sampler.noisy)
+    yield _HALFWAY, depth, "on"
+    yield _TO_THE_END, depth, "on"
+    depths = [other for other in (0, 1, 2) if other != depth and (other or not sampler.noisy)]
+    yield own, depths[0], "on"
+    yield _GROWING if own.growth == 1 else _EVEN, depth, "on"
+    yield from ((own, other, "on") for other in depths[1:])
     yield own, max(1, depth), "off"

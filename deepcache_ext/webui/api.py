@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
+from collections.abc import Mapping
 from typing import Any
+
+from fastapi import Body, HTTPException
 
 from deepcache_ext.planning.settings import Choice, Number, Steps, WholeNumber
 from deepcache_ext.webui.compare import Comparer
+from deepcache_ext.webui.hosts import host
 from deepcache_ext.webui.options import CONTROLS, Control, Flag, written
 from deepcache_ext.webui.passes import Controller
+from deepcache_ext.webui.tune import TITLE, Tuner
 
 
-def add_routes(app: Any, controller: Controller, comparer: Comparer) -> None:
+def add_routes(app: Any, controller: Controller, comparer: Comparer, tuner: Tuner) -> None:
     """Add the routes beside the host's own API, behind the same password; without --api there are none."""
     owners = (getattr(getattr(route, "endpoint", None), "__self__", None) for route in app.routes)
     host_api = next((owner for owner in owners if hasattr(owner, "add_api_route") and owner is not app), None)
@@ -19,6 +25,13 @@ def add_routes(app: Any, controller: Controller, comparer: Comparer) -> None:
         return
     host_api.add_api_route("/deepcache/v1/schema", schema, methods=["GET"])
     host_api.add_api_route("/deepcache/v1/last-run", lambda: last_run(controller, comparer), methods=["GET"])
+    host_api.add_api_route("/deepcache/v1/tune", lambda: tuned(tuner), methods=["GET"])
+    host_api.add_api_route("/deepcache/v1/tune", lambda: forget(tuner), methods=["DELETE"])
+
+    def tune(request: dict[str, Any] = Body(...)) -> dict[str, Any]:  # noqa: B008 - FastAPI's own way
+        return tune_by(host_api, tuner, request)
+
+    host_api.add_api_route("/deepcache/v1/tune", tune, methods=["POST"])
 
 
 def schema() -> dict[str, Any]:
@@ -37,6 +50,36 @@ def last_run(controller: Controller, comparer: Comparer) -> dict[str, Any]:
     report, comparison = controller.last_report, comparer.of_last_run
     found = {"passes": [], "reason": "no job with DeepCache yet"} if report is None else dataclasses.asdict(report)
     return found if comparison is None else found | {"comparison": comparison.as_json()}
+
+
+def tune_by(host_api: Any, tuner: Tuner, request: Mapping[str, Any]) -> dict[str, Any]:
+    """Tune for the run that a request of the host's txt2img describes, of img2img if it has `init_images`.
+
+    Returns what was found; raises HTTPException for a request that the host would not take.
+    """
+    call = host_api.img2imgapi if "init_images" in request else host_api.text2imgapi
+    of_run = {"script_name": TITLE, "script_args": [], "send_images": False, "save_images": False}
+    (parameter,) = inspect.signature(call, eval_str=True).parameters.values()
+    try:
+        asked = parameter.annotation(**{**request, **of_run})
+    except ValueError as error:  # pydantic's, of either version
+        raise HTTPException(status_code=422, detail=str(error)) from None
+    call(asked)
+    if tuner.tuned_nothing or tuner.last is None:
+        raise HTTPException(status_code=422, detail=f"tuned nothing: {tuner.tuned_nothing}")
+    return tuner.last.as_json()
+
+
+def tuned(tuner: Tuner) -> dict[str, Any]:
+    """Return all plans that are kept, and what is wrong with their file, if something is."""
+    found = tuner.plans.all()
+    plans = [dataclasses.asdict(key) | {"presets": dict(of_key)} for key, of_key in found.items()]
+    return {"file": str(tuner.plans.file), "problem": tuner.plans.problem, "plans": plans}
+
+
+def forget(tuner: Tuner) -> dict[str, int]:
+    """Forget the plans of the checkpoint in force, and return for how many kinds of runs."""
+    return {"forgotten": tuner.plans.forget(host.checkpoint())}
 
 
 def _property(control: Control) -> dict[str, Any]:

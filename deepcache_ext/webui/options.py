@@ -93,8 +93,9 @@ SCHEDULES = {
     "center": {"non-uniform"},
     "power": {"non-uniform"},
     "steps": {"list"},
+    "hires_speed_up": {"auto", "list"},
 }
-"""The schedules that a setting is for; any, if it is not named here."""
+"""The schedules that a setting is for; any, if it is not named here. A list is for one pass, so another is auto's."""
 
 CONTROLS = {control.name: control for control in _controls()}
 """Every control by name, in the order of the panel and of the API's positional arguments."""
@@ -117,7 +118,8 @@ class Options:
         """Return what differs from the defaults and matters here, by infotext key."""
         schedule, own = self.base.schedule, self.values["hires"] == "own"
         relevant = {name: schedule in schedules for name, schedules in SCHEDULES.items()}
-        relevant |= {f"hires_{name}": own and relevant.get(name, True) for name in _OF_HIRES}
+        of_hires = {name: relevant.get(f"hires_{name}", relevant.get(name, True)) for name in _OF_HIRES}
+        relevant |= {f"hires_{name}": own and matters for name, matters in of_hires.items()}
         return {
             control.infotext_key: written(self.values[name])
             for name, control in CONTROLS.items()
@@ -199,5 +201,6 @@ def resolved(values: Mapping[str, Any], family: Family) -> Options:
     base = Settings(**{field.name: force[field.name] for field in dataclasses.fields(Settings)})
     hires = {"same": base, "off": None}.get(force["hires"], base)
     if force["hires"] == "own":
-        hires = dataclasses.replace(base, **{name: force[f"hires_{name}"] for name in _OF_HIRES})
+        own = {name: force[f"hires_{name}"] for name in _OF_HIRES}
+        hires = dataclasses.replace(base, **own, schedule="auto" if base.schedule == "list" else base.schedule)
     return Options(base, hires, force["inner"], force)

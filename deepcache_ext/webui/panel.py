@@ -17,6 +17,8 @@ from deepcache_ext.webui.hosts import host
 from deepcache_ext.webui.options import CONTROLS, SCHEDULES, Control, Flag, Options, given, resolved, written
 from deepcache_ext.webui.passes import Controller, JobReport
 from deepcache_ext.webui.presets import BALANCED, CUSTOM, NO_CLOSER, PRESETS, left_alone
+from deepcache_ext.webui.tuned import Plan
+from deepcache_ext.webui.tuned_runs import key_of, plan_for
 
 HOST_COMPONENTS = {
     "txt2img_steps": "steps",
@@ -74,6 +76,7 @@ class Panel:
             component.change(redraw, inputs, self._plan_html, show_progress=False, queue=False)
             if isinstance(component, gr.Slider):  # gradio may drop the last change of a drag
                 component.release(redraw, inputs, self._plan_html, show_progress=False, queue=False)
+        self.tuned.change(redraw, inputs, self._plan_html, show_progress=False, queue=False)
         enabled = self.components["enabled"]
         finished.change(self._report, [enabled], self._report_html, show_progress=False, queue=False)
         finished.change(redraw, inputs, self._plan_html, show_progress=False, queue=False)
@@ -84,6 +87,10 @@ class Panel:
         with InputAccordion(enabled.default, label=enabled.label, elem_id=self._elem_id("enabled")) as accordion:
             made["enabled"] = accordion
             made["preset"] = self._component("preset")
+            with gr.Row():
+                self.tune = gr.Button("Tune for this checkpoint", elem_id=self._elem_id("tune"))
+                self.forget = gr.Button("Forget what was tuned", elem_id=self._elem_id("forget"))
+            self.tuned = gr.HTML(elem_id=self._elem_id("tuned"))
             self._plan_html = gr.HTML(elem_id=self._elem_id("plan"))
             self._report_html = gr.HTML(elem_id=self._elem_id("report"))
             with gr.Column(visible=CONTROLS["preset"].default == CUSTOM, elem_id=self._elem_id("custom")) as custom:
@@ -139,7 +146,11 @@ class Panel:
         if self._img2img:
             steps = host.samplers.img2img_steps(steps, denoising)
         name, scheduler = "img2img" if self._img2img else "txt2img", str(tab.get("scheduler", ""))
-        yield _picture(name, options, sampler, scheduler, steps, denoising, family)
+        tuned = None
+        if self._controller.plans is not None:
+            key = key_of(sampler, scheduler, steps, img2img=self._img2img)
+            tuned = plan_for(options, key, self._controller.plans, family, hires=bool(tab.get("hires")))
+        yield _picture(name, options, sampler, scheduler, steps, denoising, family, tuned)
         if tab.get("hires"):
             second = str(tab["hires_sampler"])
             sampler = sampler if second == _SAME_SAMPLER else second
@@ -153,7 +164,14 @@ class Panel:
 
 
 def _picture(
-    name: str, options: Options, sampler: str, scheduler: str, steps: int, denoising: float, family: Family
+    name: str,
+    options: Options,
+    sampler: str,
+    scheduler: str,
+    steps: int,
+    denoising: float,
+    family: Family,
+    tuned: Plan | None = None,
 ) -> str:
     evaluations = host.samplers.evaluations(sampler, steps, img2img=name != "txt2img", scheduler=scheduler)
     settings = options.hires if name == "hires" else options.base
@@ -163,6 +181,9 @@ def _picture(
         settings = None
     kind = host.samplers.kind(sampler)
     no_closer = sampler if options.values["preset"] in NO_CLOSER.get(sampler, ()) else ""
+    if tuned is not None and settings is not None:
+        settings, note = tuned.settings, "tuned for this checkpoint"
+        no_closer = "" if tuned.is_worth_it else sampler
     return plan.picture(name, settings, steps, evaluations, family, sampler=kind, note=note, no_closer=no_closer)
 
 
@@ -224,7 +245,8 @@ def _opened_by(*values: Any) -> Any:
 
 def _is_visible(name: str, schedule: str, hires: str) -> bool:
     setting = name.removeprefix("hires_")
-    return schedule in SCHEDULES.get(setting, {schedule}) and (setting == name or hires == "own")
+    schedules = SCHEDULES.get(name, SCHEDULES.get(setting, {schedule}))
+    return schedule in schedules and (setting == name or hires == "own")
 
 
 def _visibility(schedule: str, hires: str) -> list[Any]:

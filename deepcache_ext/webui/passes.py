@@ -25,6 +25,8 @@ from deepcache_ext.webui.hosts.host import Evaluation
 from deepcache_ext.webui.options import INFOTEXT_KEYS, Options, given, overridden, resolved
 from deepcache_ext.webui.plan import reuse_cost
 from deepcache_ext.webui.presets import CUSTOM, left_alone
+from deepcache_ext.webui.tuned import TunedPlans
+from deepcache_ext.webui.tuned_runs import applied
 
 logger = logging.getLogger("deepcache")
 
@@ -100,8 +102,10 @@ class Controller:
     scripts that leaves this one out.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, plans: TunedPlans | None = None) -> None:
         self.last_report: JobReport | None = None
+        self.plans = plans
+        """Those found for checkpoints, which take the place of the presets' own."""
         self._jobs: list[_Job] = []
         self._running: _RunningPass | None = None
 
@@ -131,7 +135,8 @@ class Controller:
             values = overridden(values, overrides) if overrides else values
             enabled = values.get("enabled", False)
             if enabled:
-                job.options = resolved(values, host.loaded().family)
+                options = resolved(values, host.loaded().family)
+                job.options = options if self.plans is None else applied(options, p, self.plans)
         except ValueError as error:
             enabled = True
             job.options = None

@@ -79,7 +79,7 @@ def app_of(api):
 def test_the_routes_are_added_by_the_hosts_own_api(module):
     api = HostApi()
     script_callbacks.callbacks["app_started"][0](None, app_of(api))
-    assert set(api.routes) == {"/deepcache/v1/schema", "/deepcache/v1/last-run"}
+    assert set(api.routes) == {"/deepcache/v1/schema", "/deepcache/v1/last-run", "/deepcache/v1/tune"}
     assert api.routes["/deepcache/v1/last-run"]() == {"passes": [], "reason": "no job with DeepCache yet"}
     job(module.controller, Processing(), {"enabled": True, "interval": 3})
     (done,) = api.routes["/deepcache/v1/last-run"]()["passes"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from torch import nn
@@ -56,6 +57,12 @@ class Host(Protocol):
 
     def loaded(self) -> Loaded:
         """Return the checkpoint in force. Loads none."""
+
+    def checkpoint(self) -> str:
+        """Return the hash of the checkpoint in force, its name where the host makes no hashes; "" while none is."""
+
+    def data_folder(self) -> Path:
+        """Return the folder of the user's data."""
 
     def noise_levels(self) -> NoiseLevels | None:
         """Return what the timesteps and outputs of the checkpoint in force mean; None if it does not tell."""

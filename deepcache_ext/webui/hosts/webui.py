@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
-from modules import patches, sd_models, sd_samplers_common, sd_unet, shared
+from modules import patches, paths_internal, sd_models, sd_samplers_common, sd_unet, shared
 
 from deepcache_ext.features.rows import Batch
 from deepcache_ext.webui.family import Family
@@ -18,6 +19,15 @@ class WebUI:
 
     def job_id(self) -> Any:
         return shared.state.time_start
+
+    def checkpoint(self) -> str:
+        model = model_in_force()
+        info = getattr(model, "sd_checkpoint_info", None)
+        names = (getattr(model, "sd_model_hash", None), *(getattr(info, name, None) for name in ("hash", "name")))
+        return next((str(name) for name in names if name), "")
+
+    def data_folder(self) -> Path:
+        return Path(paths_internal.data_path)
 
     def wrap_sampling(self, run: Callable[[Callable[..., Any], Any, int, Callable[[], Any]], Any]) -> None:
         self.unwrap_sampling()

@@ -1,0 +1,277 @@
+"""Finds out, by final pictures, which plans suit the loaded checkpoint, and keeps them."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from copy import copy
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from modules import processing, shared
+from PIL import Image
+
+from deepcache_ext.planning.alternatives import alternatives, cost, explicit
+from deepcache_ext.planning.sampler_kind import SamplerKind
+from deepcache_ext.planning.settings import Settings
+from deepcache_ext.planning.tuning import TRIED, Answer, Question, answers, runs
+from deepcache_ext.webui.closeness import psnr
+from deepcache_ext.webui.comparison import listed
+from deepcache_ext.webui.comparison_grid import array
+from deepcache_ext.webui.family import Family
+from deepcache_ext.webui.hosts import host
+from deepcache_ext.webui.passes import OVERRIDES, Controller
+from deepcache_ext.webui.plan import reuse_cost
+from deepcache_ext.webui.presets import CUSTOM, PRESETS, left_alone
+from deepcache_ext.webui.tuned import Key, Plan, TunedPlans
+from deepcache_ext.webui.tuned_runs import key_of_job
+
+logger = logging.getLogger("deepcache")
+
+TITLE = "DeepCache tuning"
+USUAL_STEPS = 20
+_FEWEST_STEPS = 2
+
+
+@dataclass
+class Tuning:
+    """What a tuning found."""
+
+    key: Key
+    seeds: list[int] = field(default_factory=list)
+    plans: dict[str, Plan] = field(default_factory=dict)
+    """By preset."""
+    full_pictures: float = 0.0
+    """As many full pictures would have taken as long."""
+    seconds: float = 0.0
+    note: str = ""
+    """Why it ended early, or what could not be kept."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return everything for the API."""
+        presets = {name: asdict(plan) | {"worth_it": plan.is_worth_it} for name, plan in self.plans.items()}
+        found = {name: getattr(self, name) for name in ("seeds", "full_pictures", "seconds", "note")}
+        return asdict(self.key) | {"presets": presets, "sentences": self.sentences(), **found}
+
+    def sentences(self) -> list[str]:
+        """Return what was found in words."""
+        told = []
+        for name, plan in self.plans.items():
+            gain = plan.psnr - plan.usual
+            closer = f"{gain:.1f} dB closer than before" if gain > 0 else "as before"
+            told.append(f"{name}: {plan.psnr:.1f} dB, {closer}; {plan.fewer_steps} steps: {plan.fewer:.1f} dB.")
+        worse = [name for name, plan in self.plans.items() if not plan.is_worth_it]
+        if worse:
+            told.append(f"Fewer steps are as close as {listed(worse)} with this sampler on this checkpoint.")
+        return told + ([self.note] if self.note else [])
+
+
+class _Stopped(Exception):  # noqa: N818 - no error
+    """The tuning can't go on; what is found is kept."""
+
+
+class Tuner:
+    """Tunes in the host, and remembers the last tuning."""
+
+    def __init__(self, controller: Controller) -> None:
+        self.last: Tuning | None = None
+        self.tuned_nothing = ""
+        """Why the last request found nothing to tune; "" if it did."""
+        if controller.plans is None:
+            raise ValueError("tuning needs a controller with plans; got one without")
+        self.plans: TunedPlans = controller.plans
+
+    @property
+    def full_pictures(self) -> int:
+        """About how many full pictures take as long as a tuning of a usual run."""
+        evaluations: dict[int, int | None] = {steps: steps for steps in range(1, USUAL_STEPS + 1)}
+        asked = questions(SamplerKind(), USUAL_STEPS, "SD1", evaluations)
+        return round(runs(asked, {name: 1 / PRESETS[name]["SD1"]["speed_up"] for name in asked}))
+
+    def run(self, p: Any) -> Any:
+        """Tune for the host's processing object `p`, and return the host's Processed.
+
+        It has the full pictures of the first seed and those of the plans found. Where there is nothing to tune, the
+        picture is made and a comment says why. Raises what the host does if the full pictures can't be made.
+        """
+        processing.fix_seed(p)
+        p.override_settings = dict(p.override_settings or {})
+        search = _Search(p)
+        began = time.perf_counter()
+        full = search.full(0)
+        reason = "" if full else "interrupted before there was a full picture"
+        key = key_of_job(p) if full else None
+        reason = reason or _reason(p, key)
+        self.tuned_nothing = reason
+        if key is None or reason:
+            search.first.comments = f"DeepCache tuned nothing: {reason}.\n"
+            return search.first
+        tuning = self.last = Tuning(key)
+        try:
+            self._search(search, key, tuning)
+        except _Stopped as stopped:
+            tuning.note = f"The tuning ended early: {stopped}. What was found until then is kept."
+        tuning.seeds, tuning.full_pictures = search.seeds, round(search.spent, 1)
+        tuning.seconds = time.perf_counter() - began
+        for sentence in tuning.sentences():
+            print(f"DeepCache tuning: {sentence}")
+        return search.result(tuning)
+
+    def _search(self, search: _Search, key: Key, tuning: Tuning) -> None:
+        kind, family = host.samplers.kind(key.sampler), host.loaded().family
+        asked = questions(kind, key.evaluations, family, search.evaluations)
+        search.expect(runs(asked, dict.fromkeys(asked, 1.0)))
+        for name, answer in answers(asked, search.closeness):
+            tuning.plans[name] = _plan(answer)
+            try:
+                self.plans.keep(key, {name: tuning.plans[name]})
+            except OSError as error:
+                raise _Stopped(f"the plans can't be written to {self.plans.file}: {error.strerror}") from None
+
+
+def questions(
+    kind: SamplerKind, total: int, family: Family, evaluations: Mapping[int, int | None]
+) -> dict[str, Question]:
+    """Return what is to be found out for each preset, in a run of `total` evaluations.
+
+    `evaluations` tells how many a run has by its steps.
+    """
+
+    def reuse(depth: int) -> float:
+        return reuse_cost(depth, family)
+
+    known = {steps: count for steps, count in evaluations.items() if count is not None}
+
+    def as_many(settings: Settings) -> int:
+        spent = cost(settings, total, kind, reuse)
+        return min(known, key=lambda steps: (abs(known[steps] - spent), -steps))
+
+    found = {}
+    for name, of_preset in PRESETS.items():
+        settings = Settings(**of_preset[family])
+        usual = explicit(settings, total, kind, reuse)
+        others = alternatives(settings, total, kind, reuse)[:TRIED]
+        found[name] = Question(usual, others, {way: as_many(way) for way in (usual, *others)})
+    return found
+
+
+class _Search:
+    """The pictures of one tuning."""
+
+    def __init__(self, p: Any) -> None:
+        self.first: Any = None
+        """The host's Processed with the first full pictures."""
+        self.seeds: list[int] = []
+        self.spent = 0.0
+        """Time spent, as that of so many full pictures."""
+        self._p = p
+        self._full: dict[int, list[Image.Image]] = {}
+        self._made: dict[Settings | int, tuple[list[Image.Image], list[str]]] = {}
+        """The pictures of the first seed and their infotexts."""
+        self._full_seconds = 0.0
+        self._loaded: Any = None
+        self.expect(1)
+
+    @property
+    def evaluations(self) -> dict[int, int | None]:
+        """How many evaluations the tab's run makes, by its steps."""
+        p, img2img = self._p, not hasattr(self._p, "enable_hr")
+
+        def count(steps: int) -> int | None:
+            launched = host.samplers.img2img_steps(steps, p.denoising_strength) if img2img else steps
+            scheduler = str(getattr(p, "scheduler", None) or "")
+            return host.samplers.evaluations(p.sampler_name, launched, img2img=img2img, scheduler=scheduler)
+
+        return {steps: count(steps) for steps in range(min(p.steps, _FEWEST_STEPS), p.steps + 1)}
+
+    def expect(self, jobs: float) -> None:
+        """Tell the host how many jobs there will be, for its progress and time left."""
+        shared.state.job_count = round(jobs)
+        shared.state.processing_has_refined_job_count = True
+
+    def full(self, seed: int) -> list[Image.Image]:
+        """Return the full pictures of a seed."""
+        if seed not in self._full:
+            pictures, processed, seconds = self._make(seed, self._p.steps, {"enabled": False})
+            if seed == 0:
+                self.first, self._loaded, self._full_seconds = processed, host.loaded(), seconds
+            self.seeds += [int(one) for one in processed.all_seeds][: len(pictures)]
+            self._full[seed] = pictures
+        return self._full[seed]
+
+    def closeness(self, way: Settings | int, seed: int) -> list[float]:
+        """Return the PSNR of each picture to the full one; raises _Stopped."""
+        full = self.full(seed)
+        if isinstance(way, int):
+            made = self._make(seed, way, {"enabled": False})
+        else:
+            chosen = {"schedule": "list", "steps": way.steps, "depth": way.depth, "forecast": way.forecast}
+            settings = {"enabled": True, "preset": CUSTOM, "start": 0.0, "end": 1.0, "hires": "same"} | chosen
+            made = self._make(seed, self._p.steps, settings)
+        pictures, processed, _ = made
+        if len(pictures) < len(full) or not full:
+            raise _Stopped("it was interrupted")
+        if host.loaded() != self._loaded:
+            raise _Stopped("the checkpoint was changed")
+        if seed == 0:
+            self._made[way] = pictures, list(processed.infotexts)
+        return [psnr(array(one), array(other)) for one, other in zip(pictures, full, strict=True)]
+
+    def result(self, tuning: Tuning) -> Any:
+        """Return the host's Processed: the full pictures of the first seed, and those of the plans found."""
+        result = self.first
+        for plan in tuning.plans.values():
+            pictures, infotexts = self._made.get(plan.settings, ([], []))
+            result.images += pictures
+            result.infotexts += infotexts[: len(pictures)]
+            for name in ("all_prompts", "all_negative_prompts", "all_seeds", "all_subseeds"):
+                values = getattr(result, name)
+                setattr(result, name, [*values, *values[: len(pictures)]])
+        result.comments = "".join(f"{sentence}\n" for sentence in tuning.sentences())
+        return result
+
+    def _make(self, seed: int, steps: int, overrides: Mapping[str, Any]) -> tuple[list[Image.Image], Any, float]:
+        """Return the pictures, the host's Processed and the seconds; fewer or no pictures if it was interrupted."""
+        p = self._p
+        job = copy(p)
+        job.styles, job.override_settings = list(p.styles or ()), dict(p.override_settings)
+        job.extra_generation_params = dict(p.extra_generation_params)
+        job.do_not_save_samples = job.do_not_save_grid = True
+        job.steps, job.n_iter, job.seed = steps, 1, p.seed + seed * p.batch_size
+        if hasattr(job, "enable_hr"):
+            job.enable_hr = False
+        setattr(job, OVERRIDES, dict(overrides))
+        shared.state.job = f"tuning, {shared.state.job_no + 1} out of about {shared.state.job_count}"
+        began = time.perf_counter()
+        try:
+            processed = processing.process_images(job)
+        except Exception as error:
+            if not self._full:
+                raise
+            logger.exception("%s could not make a picture", TITLE)
+            raise _Stopped(f"{type(error).__name__}: {error}"[:120]) from None
+        seconds = time.perf_counter() - began
+        self.spent += seconds / self._full_seconds if self._full_seconds else 1.0
+        if shared.state.interrupted or shared.state.skipped:
+            return [], processed, seconds
+        first = processed.index_of_first_image
+        return list(processed.images[first : first + p.batch_size]), processed, seconds
+
+
+def _plan(answer: Answer) -> Plan:
+    of = answer.settings
+    return Plan(of.steps, of.depth, of.forecast, answer.psnr, answer.usual, answer.fewer_steps, answer.fewer)
+
+
+def _reason(p: Any, key: Key | None) -> str:
+    """Return why there is nothing to tune, or ""."""
+    if key is None:
+        return "nobody knows how many evaluations this sampler will make"
+    if obstacle := host.obstacle():
+        return obstacle
+    if host.loaded().unet is None:
+        return "the checkpoint has no U-Net"
+    denoising = 1.0 if key.kind == "txt2img" else p.denoising_strength or 1.0
+    steps = p.steps if key.kind == "txt2img" else host.samplers.img2img_steps(p.steps, denoising)
+    return left_alone(steps, denoising, decides_itself=key.sampler in host.samplers.decide_themselves)

@@ -1,0 +1,62 @@
+"""Tuning in the host's list of scripts, and the panel's buttons that start it and forget what it found."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from typing import Any
+
+import gradio as gr
+
+from deepcache_ext.webui.hosts import host
+from deepcache_ext.webui.panel import Panel
+from deepcache_ext.webui.tune import TITLE, Tuner
+
+ABOUT = (
+    "Finds, for each preset, the plan whose pictures are closest on the loaded checkpoint, with this tab's prompt, "
+    "sampler and steps. Takes about as long as {pictures} full pictures; a batch of several finds out more surely."
+)
+
+
+class TunePanel:
+    """What one tab shows of tuning."""
+
+    def __init__(self, tuner: Tuner) -> None:
+        self._tuner = tuner
+        self._pressed = False
+        """Whether the panel's button has started what is running."""
+        gr.HTML(f"<p>{ABOUT.format(pictures=tuner.full_pictures)}</p>")
+
+    def connect(self, panel: Panel, script_list: Any, generate: str, finished: Any) -> None:
+        """Have the panel's buttons start a tuning and forget what was found; `generate` is the id of the host's button.
+
+        The host's `script_list` has this one chosen while it runs, and none after that.
+        """
+        quick: dict[str, Any] = {"show_progress": False, "queue": False}
+        press = f"() => {{ gradioApp().querySelector('#{generate}').click(); }}"
+        panel.tune.click(self._press, None, [script_list, panel.tuned], **quick).then(fn=None, _js=press)
+        panel.forget.click(self._forget, None, panel.tuned, **quick)
+        finished.change(self._finish, None, [script_list, panel.tuned], **quick)
+
+    def _press(self) -> list[Any]:
+        self._pressed = True
+        return [gr.update(value=TITLE), _paragraphs([ABOUT.format(pictures=self._tuner.full_pictures)])]
+
+    def _finish(self) -> list[Any]:
+        tuning = self._tuner.last
+        if not self._pressed or tuning is None:
+            return [gr.update(), gr.update()]
+        self._pressed = False
+        return [gr.update(value="None"), _paragraphs(tuning.sentences())]
+
+    def _forget(self) -> str:
+        checkpoint = host.checkpoint()
+        try:
+            count = self._tuner.plans.forget(checkpoint)
+        except OSError as error:
+            return _paragraphs([f"The plans can't be written: {error.strerror}."])
+        return _paragraphs([f"Forgot the plans for {count} kinds of runs with this checkpoint."])
+
+
+def _paragraphs(sentences: Sequence[str]) -> str:
+    return "".join(f"<p>{html.escape(sentence)}</p>" for sentence in sentences)

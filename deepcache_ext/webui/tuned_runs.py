@@ -1,0 +1,85 @@
+"""Which runs have a plan that was found for their checkpoint, and the options that follow from it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from deepcache_ext.planning.settings import Settings
+from deepcache_ext.webui.family import Family
+from deepcache_ext.webui.hosts import host
+from deepcache_ext.webui.options import Options
+from deepcache_ext.webui.presets import CUSTOM, PRESETS
+from deepcache_ext.webui.tuned import Key, Plan, TunedPlans
+
+AUTOMATIC = "Automatic"
+"""The host's name for the sampler's own scheduler."""
+_MATTER = ("schedule", "speed_up", "depth", "start", "end", "forecast")
+"""The settings that a preset's plan depends on."""
+
+
+def key_of(sampler: str, scheduler: str | None, steps: int, *, img2img: bool) -> Key | None:
+    """Return what plans for a run on the loaded checkpoint are kept under; None if its evaluations can't be told.
+
+    `steps` are those that the sampler is launched with.
+    """
+    checkpoint = host.checkpoint()
+    scheduler = scheduler or AUTOMATIC
+    evaluations = host.samplers.evaluations(sampler, steps, img2img=img2img, scheduler=scheduler)
+    if not checkpoint or evaluations is None:
+        return None
+    return Key(checkpoint, sampler, scheduler, "img2img" if img2img else "txt2img", evaluations)
+
+
+def applied(options: Options, p: Any, plans: TunedPlans) -> Options:
+    """Return the options of a job of the host's `p` with the plan that was found for it, if there is one."""
+    if not plans.all():
+        return options
+    hires, family = bool(getattr(p, "enable_hr", False)), host.loaded().family
+    plan = plan_for(options, key_of_job(p), plans, family, hires=hires)
+    return options if plan is None else with_plan(options, plan, hires=hires)
+
+
+def key_of_job(p: Any) -> Key | None:
+    """Return what plans for the first pass of the host's processing object `p` are kept under."""
+    img2img = not hasattr(p, "enable_hr")
+    steps = host.samplers.img2img_steps(p.steps, p.denoising_strength) if img2img else p.steps
+    return key_of(str(p.sampler_name), getattr(p, "scheduler", None), steps, img2img=img2img)
+
+
+def plan_for(options: Options, key: Key | None, plans: TunedPlans, family: Family, *, hires: bool) -> Plan | None:
+    """Return the plan for a job, if one was found for its preset and no other setting changes what it is about."""
+    preset = options.values["preset"]
+    if key is None or preset not in PRESETS:
+        return None
+    usual_settings = Settings(**PRESETS[preset][family])
+    if any(getattr(options.base, name) != getattr(usual_settings, name) for name in _MATTER):
+        return None
+    plan = plans.of(key).get(preset)
+    usual = plan is not None and plan.forecast == options.base.forecast
+    return plan if usual or not (hires and options.hires is not None) else None
+
+
+def with_plan(options: Options, plan: Plan, *, hires: bool) -> Options:
+    """Return the options that name the plan's evaluations, so that a picture's infotext repeats it anywhere.
+
+    A second pass, if there are `hires`, goes on as the preset had it.
+    """
+    values: dict[str, Any] = dict(options.values)
+    values |= {
+        "preset": CUSTOM,
+        "schedule": "list",
+        "steps": plan.steps,
+        "depth": plan.depth,
+        "forecast": plan.forecast,
+    }
+    second = options.hires
+    if hires and second is not None:
+        values |= {"hires": "own", "hires_speed_up": second.speed_up, "hires_depth": second.depth}
+    settings = dataclasses.replace(options.base, **_of(plan))
+    return dataclasses.replace(options, base=settings, hires=second, values=values)
+
+
+def _of(plan: Plan) -> Mapping[str, Any]:
+    return {"schedule": "list", "steps": plan.steps, "depth": plan.depth, "forecast": plan.forecast}

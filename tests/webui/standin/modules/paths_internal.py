@@ -1,0 +1,5 @@
+"""The host's folders."""
+
+import tempfile
+
+data_path = tempfile.mkdtemp()

@@ -1,0 +1,111 @@
+"""Tuning in a host in miniature: what is kept, and what of it when the host interrupts, fails or changes."""
+
+import json
+
+import numpy as np
+import pytest
+from modules import processing, shared
+from PIL import Image
+
+from deepcache_ext.webui.passes import Controller
+from deepcache_ext.webui.tune import Tuner
+from deepcache_ext.webui.tuned import Key, TunedPlans
+from tests.webui.support import load_checkpoint, sample
+from tests.webui.test_compare import Tab as OfComparison
+
+KEY = Key("one", "Euler", "Automatic", "txt2img", 12)
+
+
+class Tab(OfComparison):
+    seed = 5
+
+
+@pytest.fixture
+def host(controller, monkeypatch, tmp_path):
+    """Have the host make grey pictures, closer to the full ones the later the last full evaluation is."""
+    controller.remove()
+    load_checkpoint("one", sd_model_hash="one")
+    controller = Controller(TunedPlans(tmp_path / "plans.json"))
+    controller.install()
+    made = []
+
+    def process_images(p):
+        controller.begin_job(p, p.script_args)
+        host.during(len(made))
+        sample(p, name=p.sampler_name, steps=p.steps)
+        controller.end_job(p)
+        made.append(p)
+        steps = str(p.extra_generation_params.get("DeepCache steps", ""))
+        off = 12 - int(steps.rsplit(", ", 1)[-1]) if steps else 12 - p.steps
+        picture = Image.fromarray(np.full((16, 16, 3), 100 + off, np.uint8))
+        rest = {"all_prompts": ["a"], "all_negative_prompts": [""], "all_seeds": [p.seed], "all_subseeds": [1]}
+        return processing.Processed(p, [picture], infotexts=["made"], index_of_first_image=0, **rest)
+
+    host = type("Host", (), {"during": staticmethod(lambda _number: None), "made": made})()
+    for name, value in {"interrupted": False, "skipped": False, "job_no": 0, "job_count": 0}.items():
+        monkeypatch.setattr(shared.state, name, value, raising=False)
+    monkeypatch.setattr(processing, "process_images", process_images)
+    host.tuner = Tuner(controller)
+    shared.state.begin()
+    yield host
+    controller.remove()
+
+
+def test_the_closest_plan_of_each_preset_is_kept(host):
+    result = host.tuner.run(Tab())
+    tuning = host.tuner.last
+    assert (tuning.key, tuning.seeds, tuning.note) == (KEY, [5, 6, 7], "")
+    kept = host.tuner.plans.of(KEY)
+    assert kept == tuning.plans
+    assert set(kept) == {"Quality", "Balanced", "Fast"}
+    assert all(plan.psnr >= plan.usual for plan in kept.values())
+    assert any(plan.psnr > plan.usual and plan.steps[-1] == 11 for plan in kept.values())
+    assert len(result.images) == 1 + 3
+    assert all(sentence in result.comments for sentence in tuning.sentences())
+    json.dumps(tuning.as_json())
+
+
+def interrupt():
+    shared.state.interrupted = True
+
+
+def fail():
+    raise RuntimeError("out of memory")
+
+
+def exchange():
+    load_checkpoint("two", sd_model_hash="two")
+
+
+@pytest.mark.parametrize(
+    ("what", "note"),
+    [
+        (interrupt, "it was interrupted"),
+        (fail, "RuntimeError: out of memory"),
+        (exchange, "the checkpoint was changed"),
+    ],
+)
+def test_what_is_found_until_the_end_is_kept(host, what, note):
+    host.during = lambda number: what() if number == 16 else None
+    host.tuner.run(Tab())
+    assert set(host.tuner.plans.of(KEY)) == {"Quality"}
+    assert host.tuner.last.note == f"The tuning ended early: {note}. What was found until then is kept."
+
+
+def test_where_there_is_nothing_to_tune_the_picture_is_made(host):
+    tab = Tab()
+    tab.sampler_name = "DPM adaptive"
+    result = host.tuner.run(tab)
+    assert len(result.images) == 1
+    assert result.comments == ("DeepCache tuned nothing: nobody knows how many evaluations this sampler will make.\n")
+    tab = Tab()
+    tab.steps = 6
+    host.tuner.run(tab)
+    assert host.tuner.tuned_nothing.startswith("with 6 steps")
+    assert host.tuner.plans.all() == {}
+
+
+def test_the_error_of_the_full_picture_is_the_hosts(host):
+    host.during = lambda _number: fail()
+    with pytest.raises(RuntimeError, match="out of memory"):
+        host.tuner.run(Tab())

@@ -1,0 +1,126 @@
+"""The file of plans, and the jobs that use them."""
+
+import json
+
+import pytest
+
+from deepcache_ext.webui.options import given, resolved
+from deepcache_ext.webui.passes import Controller
+from deepcache_ext.webui.tuned import Key, Plan, TunedPlans
+from deepcache_ext.webui.tuned_runs import key_of_job
+from tests.webui.support import Processing, load_checkpoint, sample
+
+KEY = Key("one", "Euler", "Automatic", "txt2img", 12)
+PLAN = Plan((0, 1, 4, 8), 1, "on", 30.0, 29.0, 6, 25.0)
+
+
+@pytest.fixture
+def plans(tmp_path):
+    return TunedPlans(tmp_path / "data" / "deepcache-plans.json")
+
+
+def test_plans_are_kept_by_key_and_preset_and_read_again(plans):
+    assert plans.of(KEY) == {}
+    plans.keep(KEY, {"Fast": PLAN})
+    plans.keep(KEY, {"Quality": PLAN})
+    other = Key("two", "Euler", "Automatic", "txt2img", 12)
+    plans.keep(other, {"Fast": PLAN})
+    again = TunedPlans(plans.file)
+    assert again.of(KEY) == {"Fast": PLAN, "Quality": PLAN}
+    assert again.forget("one") == 1
+    assert (again.of(KEY), plans.of(other), again.forget("one")) == ({}, {"Fast": PLAN}, 0)
+    assert [file.name for file in plans.file.parent.iterdir()] == ["deepcache-plans.json"]
+
+
+ENTRY = {"checkpoint": "one", "sampler": "Euler", "scheduler": "Automatic", "kind": "txt2img", "evaluations": 12}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        '{"format": "something else"}',
+        json.dumps({"format": "DeepCache plans, 1", "plans": [ENTRY | {"presets": {"Fast": {"steps": ["x"]}}}]}),
+        json.dumps({"format": "DeepCache plans, 1", "plans": [{"presets": {}}]}),
+        "\udc80",
+    ],
+)
+def test_a_file_that_cannot_be_read_is_told_and_kept_beside(plans, text):
+    plans.file.parent.mkdir()
+    damaged = text.encode(errors="surrogateescape")
+    plans.file.write_bytes(damaged)
+    assert plans.all() == {}
+    assert plans.problem.startswith("deepcache-plans.json holds no plans that can be read")
+    assert len(plans.problem) <= 200
+    plans.keep(KEY, {"Fast": PLAN})
+    assert (plans.of(KEY), plans.problem) == ({"Fast": PLAN}, "")
+    assert plans.file.with_name("deepcache-plans.not-read-1.json").read_bytes() == damaged
+
+
+class Tab(Processing):
+    sampler_name, scheduler, steps = "Euler", None, 12
+
+
+@pytest.fixture
+def tuned(controller, plans):
+    """Return a controller with a plan for the loaded checkpoint."""
+    controller.remove()
+    load_checkpoint("one", sd_model_hash="one")
+    plans.keep(key_of_job(Tab()), {"Fast": PLAN})
+    controller = Controller(plans)
+    controller.install()
+    yield controller
+    controller.remove()
+
+
+def test_the_key_is_of_the_checkpoint_and_the_run(tuned):
+    assert key_of_job(Tab()) == KEY
+    assert tuned.plans.of(KEY) == {"Fast": PLAN}
+    tab = Tab()
+    tab.sampler_name = "DPM adaptive"
+    assert key_of_job(tab) is None
+
+
+def begun(controller, *arguments, hires=False):
+    tab = Tab()
+    tab.enable_hr = hires
+    controller.begin_job(tab, arguments)
+    return tab
+
+
+def test_a_preset_makes_the_plan_and_infotext_names_its_evaluations(tuned):
+    tab = begun(tuned, {"enabled": True, "preset": "Fast"})
+    sample(tab, steps=12)
+    tuned.end_job(tab)
+    (done,) = tuned.last_report.passes
+    assert done.plan == "0-1, 4, 8"
+    assert tab.extra_generation_params == {
+        "DeepCache enabled": True,
+        "DeepCache preset": "Custom",
+        "DeepCache schedule": "list",
+        "DeepCache steps": "0, 1, 4, 8",
+    }
+
+
+@pytest.mark.parametrize(
+    "values", [{"preset": "Quality"}, {"preset": "Fast", "start": 0.5}, {"preset": "Fast", "forecast": "off"}], ids=str
+)
+def test_other_presets_and_windows_are_left_as_they_are(tuned, values):
+    tab = begun(tuned, {"enabled": True} | values)
+    assert "DeepCache steps" not in tab.extra_generation_params
+
+
+def test_a_hires_pass_goes_on_as_the_preset_had_it_and_infotext_repeats_it(tuned):
+    tab = begun(tuned, {"enabled": True, "preset": "Fast"}, hires=True)
+    options = tuned._jobs[-1].options
+    assert (options.base.steps, options.hires.schedule, options.hires.speed_up) == ((0, 1, 4, 8), "auto", 3.0)
+    written = {key.removeprefix("DeepCache ").replace(" ", "_"): v for key, v in tab.extra_generation_params.items()}
+    again = resolved(given([written]), "SD1")
+    assert again.base.steps == options.base.steps
+    assert (again.hires.schedule, again.hires.speed_up, again.hires.depth) == ("auto", 3.0, options.hires.depth)
+
+
+def test_forgotten_plans_are_not_used(tuned):
+    tuned.plans.forget("one")
+    assert "DeepCache steps" not in begun(tuned, {"enabled": True, "preset": "Fast"}).extra_generation_params
