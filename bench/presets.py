@@ -65,7 +65,7 @@ class Result:
 def compare(task: Task, steps: int) -> Iterator[Result]:
     """Yield a result for each preset."""
     sampler = ALL_SAMPLERS[task.sampler]
-    total, family = sampler.evaluations(steps), _family(task.model)
+    total, family = sampler.evaluations(steps), family_of(task.model)
     reference = task.run(steps).pictures
     for name, settings in PRESETS.items():
         chosen = Settings(**settings[family])
@@ -134,7 +134,8 @@ def main() -> None:
     print(f"\nLeast and greatest gain over fewer steps, in dB\n\n{summary(found)}")
 
 
-def _family(model: TinyModel) -> Family:
+def family_of(model: TinyModel) -> Family:
+    """Return the family whose blocks a small network has."""
     if model.config.get("package") == "sgm":
         return "SDXL"
     return "SD2" if model.prediction == "v" else "SD1"

@@ -12,18 +12,16 @@ from typing import Any
 from modules import processing, shared
 from PIL import Image
 
-from deepcache_ext.planning.alternatives import alternatives, cost, explicit
 from deepcache_ext.planning.sampler_kind import SamplerKind
 from deepcache_ext.planning.settings import Settings
-from deepcache_ext.planning.tuning import TRIED, Answer, Question, answers, runs
+from deepcache_ext.planning.tuning import Answer, answers, runs
 from deepcache_ext.webui.closeness import psnr
 from deepcache_ext.webui.comparison import listed
 from deepcache_ext.webui.comparison_grid import array
-from deepcache_ext.webui.family import Family
 from deepcache_ext.webui.hosts import host
 from deepcache_ext.webui.passes import OVERRIDES, Controller
-from deepcache_ext.webui.plan import reuse_cost
 from deepcache_ext.webui.presets import CUSTOM, PRESETS, left_alone
+from deepcache_ext.webui.questions import questions
 from deepcache_ext.webui.tuned import Key, Plan, TunedPlans
 from deepcache_ext.webui.tuned_runs import key_of_job
 
@@ -128,32 +126,6 @@ class Tuner:
                 self.plans.keep(key, {name: tuning.plans[name]})
             except OSError as error:
                 raise _Stopped(f"the plans can't be written to {self.plans.file}: {error.strerror}") from None
-
-
-def questions(
-    kind: SamplerKind, total: int, family: Family, evaluations: Mapping[int, int | None]
-) -> dict[str, Question]:
-    """Return what is to be found out for each preset, in a run of `total` evaluations.
-
-    `evaluations` tells how many a run has by its steps.
-    """
-
-    def reuse(depth: int) -> float:
-        return reuse_cost(depth, family)
-
-    known = {steps: count for steps, count in evaluations.items() if count is not None}
-
-    def as_many(settings: Settings) -> int:
-        spent = cost(settings, total, kind, reuse)
-        return min(known, key=lambda steps: (abs(known[steps] - spent), -steps))
-
-    found = {}
-    for name, of_preset in PRESETS.items():
-        settings = Settings(**of_preset[family])
-        usual = explicit(settings, total, kind, reuse)
-        others = alternatives(settings, total, kind, reuse)[:TRIED]
-        found[name] = Question(usual, others, {way: as_many(way) for way in (usual, *others)})
-    return found
 
 
 class _Search:

@@ -1,11 +1,15 @@
 """What the adapter relies on in the host's `modules`, checked the same way on the stand-in and on the real ones."""
 
 import inspect
+from pathlib import Path
 from types import SimpleNamespace
 
 import gradio as gr
 from modules import (
+    images,
     patches,
+    paths_internal,
+    processing,
     script_callbacks,
     scripts,
     sd_models,
@@ -15,6 +19,7 @@ from modules import (
     shared,
     ui_components,
 )
+from PIL import Image
 
 
 def patching_puts_the_original_back():
@@ -130,6 +135,28 @@ def a_checkpoint_tells_its_noise_levels():
     return len(model.alphas_cumprod) == 1000 and left[0] > left[1] > left[2] and model.parameterization in {"eps", "v"}
 
 
+def pictures_are_made_laid_out_and_told_of():
+    pictures = [Image.new("RGB", (60, 60)) for _ in range(4)]
+    grid = images.image_grid(pictures, rows=2)
+    texts = [[[images.GridAnnotation("a"), images.GridAnnotation("b")] for _ in range(2)] for _ in range(2)]
+    annotated = images.draw_grid_annotations(grid, 60, 60, *texts)
+    takes = inspect.signature(processing.Processed).parameters
+    wanted = {"p", "images_list", "seed", "info", "subseed", "all_prompts", "all_negative_prompts", "all_seeds"}
+    wanted |= {"all_subseeds", "index_of_first_image", "infotexts"}
+    calls = ("process_images", "fix_seed", "create_infotext", "program_version")
+    return (
+        grid.size == (120, 120)
+        and annotated.size >= grid.size
+        and (wanted <= set(takes) or "rest" in takes)
+        and all(callable(getattr(processing, name)) for name in calls)
+    )
+
+
+def the_state_counts_jobs_and_there_is_a_place_for_the_users_data():
+    names = ("job", "job_no", "job_count", "interrupted", "skipped")
+    return all(hasattr(shared.state, name) for name in names) and Path(paths_internal.data_path).is_dir()
+
+
 CHECKS = (
     patching_puts_the_original_back,
     a_sampler_runs_through_launch_sampling,
@@ -143,6 +170,8 @@ CHECKS = (
     callbacks_can_be_registered,
     a_script_hears_of_components,
     an_accordion_is_a_checkbox,
+    pictures_are_made_laid_out_and_told_of,
+    the_state_counts_jobs_and_there_is_a_place_for_the_users_data,
 )
 
 

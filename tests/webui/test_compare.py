@@ -40,7 +40,7 @@ def host(controller, monkeypatch):
     host = type("Host", (), {"during": staticmethod(lambda _number: None), "made": made})()
     state = {"interrupted": False, "skipped": False, "job_no": 0, "job_count": 0}
     for name, value in state.items():
-        monkeypatch.setattr(shared.state, name, value, raising=False)
+        monkeypatch.setattr(shared.state, name, value)
     for name, value in {"img_max_size_mp": 200, "grid_save": False, "grid_format": "png"}.items():
         monkeypatch.setattr(shared.opts, name, value, raising=False)
     monkeypatch.setattr(processing, "process_images", process_images)

@@ -6,6 +6,9 @@ from types import SimpleNamespace
 
 class State:
     time_start = None
+    job = ""
+    job_no = job_count = 0
+    interrupted = skipped = False
 
     def begin(self, job="(unknown)"):
         self.job = job
