@@ -41,7 +41,7 @@ FINISHED = ("generation_info_txt2img", "generation_info_img2img")
 _SAME_SAMPLER, _SAME_SCHEDULER = "Use same sampler", "Use same scheduler"
 _SETS = ("schedule", "speed_up", "depth")
 """The controls that a preset sets."""
-_CUSTOM = [*_SETS, *(name for name in SCHEDULES if name not in _SETS)]
+_CUSTOM = [*_SETS, *(name for name in SCHEDULES if name not in _SETS and not name.startswith("hires_"))]
 """The controls that are there with the preset "Custom" only."""
 _ADVANCED = [name for name in CONTROLS if name not in {"enabled", "preset", *_CUSTOM}]
 """The controls that go with every preset, and that few people need."""
