@@ -16,7 +16,7 @@ from deepcache_ext.features.denoised import NoiseLevels
 from deepcache_ext.features.forecast import Held, Line, LineAndResponse, Predictor
 from deepcache_ext.features.rows import Batch, Rows
 from deepcache_ext.features.store import Call, RowStore, Signature
-from deepcache_ext.network.control import short_controls
+from deepcache_ext.network.control import ControlsAhead, short_controls
 from deepcache_ext.network.hook import CallHook, reset_hooks
 from deepcache_ext.network.remembering import Repeated, remembering
 from deepcache_ext.network.unet import (
@@ -43,6 +43,7 @@ SWITCHED = "the prompts changed in most evaluations that were to reuse; computed
 NOTHING_KEPT = "nothing could be kept of the U-Net's calls; computed in full"
 DISPLACED = "another pass took the U-Net; from there on computed in full"
 COMPILED = "the U-Net was compiled before the pass and would run as it is; compile it in the pass, or not at all"
+SHORTENED = "a control model was shortened for a call that could not reuse"
 NOTHING_FITTED = "no kept feature fitted a later call; computed in full"
 
 
@@ -93,7 +94,8 @@ class SamplingPass:
     have. `view` picks what a reuse puts in place of the block lists: "compact" for the stock loop, "full-length" for a
     forward that counts blocks, "auto" to decide by whether the instance has a forward of its own. `control_models` is
     asked at every such reuse for the ControlNets that the forward will call: of them, too, only what has an effect on
-    the reuse runs.
+    the reuse runs. `controls_ahead` is asked at each evaluation for those that are called before the U-Net and whose
+    residuals it takes out of lists; calls of these need the evaluation's keys and batch.
 
     Raises ValueError if `model` contains no U-Net, the depth is more than this U-Net has, or `total`, `reuse` or
     `view` is none of the values above.
@@ -113,6 +115,7 @@ class SamplingPass:
         predictor: Predictor | None = None,
         view: ViewName = "auto",
         control_models: Callable[[], Iterable[Any]] = tuple,
+        controls_ahead: Callable[[], Iterable[Any]] = tuple,
     ) -> None:
         if view not in get_args(ViewName):
             raise ValueError(f"view must be one of {', '.join(get_args(ViewName))}; got {view!r}")
@@ -121,6 +124,8 @@ class SamplingPass:
         self.schedule = Schedule(settings, total, sampler, cost_on_sd(self.depth) if reuse is None else reuse)
         self._view = view
         self._control_models = control_models
+        self._controls_ahead = controls_ahead
+        self._controls = ControlsAhead(self.depth, self._will_reuse)
         self._sampler = sampler
         self._levels = levels
         self._predictor = predictor or self._usual_predictor()
@@ -165,6 +170,7 @@ class SamplingPass:
         self._rows = Rows()
         self._said: Sequence[Hashable] | None = None
         self._says = False
+        self._shortened = False
         self._blocks: tuple[nn.Module, ...] = ()
         self._call: Call | None = None
         self._all_reused = False
@@ -235,6 +241,7 @@ class SamplingPass:
         self.statistics.error = self.statistics.error or DISPLACED
 
     def _release(self) -> None:
+        self._controls.remove()
         self.forget()
         self._call = None
 
@@ -255,6 +262,7 @@ class SamplingPass:
         *,
         keys: Sequence[Hashable] | None = None,
         batch: Batch | None = None,
+        exact: bool = True,
         partial: bool = False,
         noise: Tensor | None = None,
     ) -> Action:
@@ -263,6 +271,7 @@ class SamplingPass:
         `keys` say what each of its rows is, in the order of the U-Net's calls, such as ("cond", 0), ("uncond", 0). A
         row whose conditioning is another than before has another key. Where a key is new, the whole evaluation is
         computed in full, and the next one too if the predictor needs two. Without keys, rows are told by their place.
+        Without `exact` they are what to expect, and `say` may name others.
 
         `batch` is the sampler's own. Calls that are no cut of it (see `features.rows`), or together for fewer rows than
         there are keys, are somebody else's: from then on the pass computes everything in full.
@@ -281,7 +290,8 @@ class SamplingPass:
         Raises ValueError for keys of which two are the same.
         """
         self._hook.reset()
-        rows = Rows(keys, batch, self._rows.handed if self._index >= 0 else None)
+        self._controls.reset()
+        rows = Rows(keys, batch, self._rows.handed if self._index >= 0 else None, exact=exact)
         self._index += 1
         self.statistics.others |= not self._rows.complete
         self._call, self._rows, self._said = None, rows, None
@@ -301,6 +311,8 @@ class SamplingPass:
         elif not known:
             self._action = Action.REFRESH
         self._layout = layout
+        self._shortened = False
+        self._controls.watch(self._controls_ahead() if self._hook.installed else ())
         return self._action
 
     def say(self, keys: Sequence[Hashable] | None) -> None:
@@ -340,8 +352,19 @@ class SamplingPass:
             self._most_rows = self._rows.handed
             self._has_grown = self._action is Action.REUSE and first > 0
         view = None if self._action is Action.FULL else self._view_of(call)
+        if self._shortened and not (view is not None and view.reuses):
+            raise RuntimeError(SHORTENED)
+        self._shortened = False
         self._count(reused=view is not None and view.reuses, first_call=first == 0)
         return view
+
+    def _will_reuse(self, x: Tensor) -> bool:
+        """Tell whether the next call will reuse, whose input is as large as `x`, whichever rows it is for."""
+        same = self._blocks == block_modules(self.unet)
+        kept = same and any(self._shapes.values()) and self._action is Action.REUSE
+        kept = kept and self._store.serves(self._rows.possible(x), x.shape[2:], x.device)
+        self._shortened |= kept
+        return kept
 
     def _give_up(self) -> None:
         """Compute everything in full from now on: the calls are for rows that nobody can tell."""

@@ -52,12 +52,17 @@ class Rows:
     """Gives the calls of one evaluation the keys of their rows.
 
     `keys` are those of the evaluation's rows, in the order of the calls, None where nobody knows; `batch` is what is
-    known of the sampler's, `before` how many rows the last evaluation had. Raises ValueError for keys of which two are
-    the same.
+    known of the sampler's, `before` how many rows the last evaluation had. Without `exact` the keys are what to expect:
+    a call may be said to be for others, and some may be for none. Raises ValueError for keys of which two are the same.
     """
 
     def __init__(
-        self, keys: Sequence[Hashable] | None = None, batch: Batch | None = None, before: int | None = None
+        self,
+        keys: Sequence[Hashable] | None = None,
+        batch: Batch | None = None,
+        before: int | None = None,
+        *,
+        exact: bool = True,
     ) -> None:
         if keys is not None and len(set(keys)) != len(keys):
             raise ValueError(f"each row must have a key of its own; got {list(keys)}")
@@ -65,13 +70,15 @@ class Rows:
         self._batch = batch
         self._before = before
         self._missing = set(keys or ())
+        self._exact = exact
+        self._said: set[Hashable] = set()
         self.handed = 0
         """Rows that were in calls so far."""
 
     @property
     def complete(self) -> bool:
         """Whether the calls so far were for all rows with keys, or no call was made."""
-        return not self._missing or not self.handed
+        return not self._missing or not self.handed or not self._exact
 
     def next(self, x: Tensor, said: Sequence[Hashable] | None = None, *, must_say: bool = False) -> Sequence[Hashable]:
         """Return the keys of the rows of the next call, whose input is `x`; none if they can't be told.
@@ -83,13 +90,24 @@ class Rows:
         if self._batch is not None and tuple(x.shape[2:]) != self._batch.size:
             return ()
         if said is not None:
-            keys: Sequence[Hashable] = said if len(self._missing.intersection(said)) == len(said) == len(x) else ()
-        elif self._missing and must_say:
+            keys: Sequence[Hashable] = said if self._may_be(said) and len(said) == len(x) else ()
+            self._said.update(keys)
+        elif must_say and (self._missing or not self._exact):
             keys = ()
         else:
             keys = self._in_order(first, len(x)) if self._is_the_hosts(first, x) else ()
         self._missing.difference_update(keys)
         return keys
+
+    def possible(self, x: Tensor) -> Sequence[Hashable]:
+        """Return all keys that the next call, whose input is as large as `x`, may have some of; none if unknown."""
+        known = self._batch is not None and tuple(x.shape[2:]) == self._batch.size
+        return tuple(self._missing) if known and len(x) <= len(self._missing) else ()
+
+    def _may_be(self, said: Sequence[Hashable]) -> bool:
+        if self._exact:
+            return self._missing.issuperset(said) and len({*said}) == len(said)
+        return self._said.isdisjoint(said) and len({*said}) == len(said)
 
     def _in_order(self, first: int, count: int) -> Sequence[Hashable]:
         if self._keys is None:

@@ -127,6 +127,13 @@ class RowStore:
         """Tell whether rows with all of these keys are kept of the last refresh."""
         return self._current().keys() >= {*keys}
 
+    def serves(self, keys: Iterable[Hashable], size: Sequence[int], device: torch.device) -> bool:
+        """Tell whether rows with all of these keys are kept of the last refresh, of that height and width, there."""
+        current = self._current()
+        found = [current[key][0].signature for key in keys if key in current]
+        fits = all(of.shape[1:] == tuple(size) and of.device == device for of in found)
+        return fits and len(found) == len([*keys]) > 0
+
     def keep(self, call: Call, walks: Mapping[int, Tensor], output: object = None) -> bool:
         """Keep the features of `call`, and of its `output` what is wanted, replacing what was kept of its rows.
 

@@ -255,7 +255,9 @@ class _RunningPass:
             sampler=of_run,
             levels=host.noise_levels(),
             reuse=self._reuse,
+            view=host.view,
             control_models=lambda: host.control_models(self._p),
+            controls_ahead=host.controls_ahead,
         ).install()
         report.plan = _full_steps(self._run.schedule)
         self._timers: list[CallTimer] = []
@@ -279,7 +281,9 @@ class _RunningPass:
                 self._time_calls()
         self._evaluation = begun = host.evaluation(params)
         self._listen(begun.heard_at)
-        self._run.start_evaluation(keys=begun.keys, batch=begun.batch, partial=begun.partial, noise=params.sigma)
+        self._run.start_evaluation(
+            keys=begun.keys, batch=begun.batch, exact=begun.exact, partial=begun.partial, noise=params.sigma
+        )
 
     def end(self, seconds: float) -> None:
         """Leave the U-Net as it was found, and report; the sampler's run took `seconds`."""

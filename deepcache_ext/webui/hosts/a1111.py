@@ -9,6 +9,8 @@ from modules import shared
 from torch import Tensor, nn
 
 from deepcache_ext.features.denoised import NoiseLevels
+from deepcache_ext.features.rows import Batch
+from deepcache_ext.sampling import ViewName
 from deepcache_ext.webui.hosts import webui
 from deepcache_ext.webui.hosts.host import Evaluation, Loaded
 from deepcache_ext.webui.hosts.samplers import Samplers
@@ -18,6 +20,7 @@ class A1111(webui.WebUI):
     """The host whose checkpoints are ldm's and sgm's models, and whose denoiser cuts its batch by slices."""
 
     samplers = Samplers()
+    view: ViewName = "auto"
 
     def loaded(self) -> Loaded:
         model = webui.model_in_force()
@@ -44,6 +47,9 @@ class A1111(webui.WebUI):
         units = (unit for network in networks for unit in getattr(network, "control_params", None) or ())
         return [getattr(unit, "control_model", None) for unit in units]
 
+    def controls_ahead(self) -> list[Any]:
+        return []
+
     def evaluation(self, params: Any) -> Evaluation:
         skips_now = not shared.opts.s_min_uncond_all and params.denoiser.step % 2 == 1
         partial = skips_now and _is_below_minimum(params.denoiser, params.sigma)
@@ -55,7 +61,7 @@ class A1111(webui.WebUI):
 
         inner = getattr(params.denoiser, "inner_model", None)
         heard_at = inner if isinstance(inner, nn.Module) else None
-        return Evaluation(keys, webui.batch(params), partial, heard_at, keys_of)
+        return Evaluation(keys, _batch(params), partial, heard_at, keys_of)
 
 
 def rows(params: Any) -> tuple[Hashable, ...]:
@@ -83,6 +89,11 @@ def rows(params: Any) -> tuple[Hashable, ...]:
     return (*conds, *others)
 
 
+def _batch(params: Any) -> Batch:
+    pictures = len(webui.arguments(params).get("uncond") or ()) or len(params.x) - params.text_cond.shape[0]
+    return Batch(max(1, pictures), tuple(params.x.shape[2:]))
+
+
 def part_of(x: Tensor, params: Any) -> slice | None:
     """Return which rows of `params.x` a tensor is by its memory, as the host's own cut is; None for any other."""
     whole = params.x
@@ -104,5 +115,5 @@ def leaves_out_unconds(denoiser: Any, sigma: Any, *, edits: bool = False) -> boo
 
 def _is_below_minimum(denoiser: Any, sigma: Any) -> bool:
     """Tell whether the noise is below the minimum for unconds, which is in the sampler's arguments."""
-    minimum = (denoiser.sampler.sampler_extra_args or {}).get("s_min_uncond", 0)
+    minimum = webui.arguments_of(denoiser).get("s_min_uncond", 0)
     return bool(minimum > 0 and sigma[0] < minimum)

@@ -11,6 +11,7 @@ from torch import nn
 
 from deepcache_ext.features.denoised import NoiseLevels
 from deepcache_ext.features.rows import Batch
+from deepcache_ext.sampling import ViewName
 from deepcache_ext.webui.family import Family
 from deepcache_ext.webui.hosts.samplers import Samplers
 
@@ -46,7 +47,9 @@ class Evaluation:
     heard_at: nn.Module | None
     """The module that is called for each U-Net call, with what tells the rows; None where there is none."""
     keys_of: Callable[[Sequence[Any], Mapping[str, Any]], Sequence[Hashable] | None]
-    """Returns for which of the keys a call of that module is, from its arguments; None for none of them."""
+    """Returns the keys of the rows that a call of it is for, from its arguments; None if it is for none with a key."""
+    exact: bool = True
+    """Whether the calls are for all of `keys` and no others; else these are what to expect."""
 
 
 class Host(Protocol):
@@ -54,6 +57,8 @@ class Host(Protocol):
 
     samplers: Samplers
     """What is known of its samplers."""
+    view: ViewName
+    """What a reuse puts in the place of the block lists; see `SamplingPass`."""
 
     def loaded(self) -> Loaded:
         """Return the checkpoint in force. Loads none."""
@@ -81,6 +86,9 @@ class Host(Protocol):
 
     def control_models(self, p: Any) -> list[Any]:
         """Return the control models that the U-Net's forward calls in a job; none where there are no such."""
+
+    def controls_ahead(self) -> list[Any]:
+        """Return the control models that are called before the U-Net, whose call takes their residuals out of lists."""
 
     def wrap_sampling(self, run: Callable[[Callable[..., Any], Any, int, Callable[[], Any]], Any]) -> None:
         """Have `run(original, sampler, steps, func)` called in the place of every sampler's launch_sampling."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from modules import patches, paths_internal, sd_models, sd_samplers_common, sd_unet, shared
 
-from deepcache_ext.features.rows import Batch
 from deepcache_ext.webui.family import Family
 
 _PATCH = ("deepcache", sd_samplers_common.Sampler, "launch_sampling")
@@ -64,15 +63,14 @@ def family_of(model: Any) -> Family:
     return "SD2" if getattr(model, "is_sd2", False) else "SD1"
 
 
-def arguments(params: Any) -> dict[str, Any]:
+def arguments_of(denoiser: Any) -> Mapping[str, Any]:
+    """Return what the sampler gives its denoiser."""
+    return denoiser.sampler.sampler_extra_args or {}
+
+
+def arguments(params: Any) -> Mapping[str, Any]:
     """Return what the sampler gives the denoiser that called back with `params`."""
-    return params.denoiser.sampler.sampler_extra_args or {}
-
-
-def batch(params: Any) -> Batch:
-    """Return what is known of the batch that the sampler works on."""
-    pictures = len(arguments(params).get("uncond") or ()) or len(params.x) - params.text_cond.shape[0]
-    return Batch(max(1, pictures), tuple(params.x.shape[2:]))
+    return arguments_of(params.denoiser)
 
 
 def entry_in_force(schedule: Sequence[Any], step: int) -> int:

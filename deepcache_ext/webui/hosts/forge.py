@@ -1,0 +1,200 @@
+"""Forge and its family: reForge, Forge Classic, Forge Neo.
+
+Their U-Net hangs on `forge_objects.unet`, a patcher. Its calls come from ComfyUI's sampling function: each is told by
+keyword of what kind its rows are, unconds come first, and control models have run before it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
+
+from modules import sd_samplers_common, shared
+from torch import Tensor
+
+from deepcache_ext.features.denoised import NoiseLevels, Prediction
+from deepcache_ext.features.rows import Batch
+from deepcache_ext.sampling import ViewName
+from deepcache_ext.webui.family import Family
+from deepcache_ext.webui.hosts import webui
+from deepcache_ext.webui.hosts.host import Evaluation, Loaded
+from deepcache_ext.webui.hosts.samplers import Samplers
+
+_KINDS = {0: "cond", 1: "uncond"}
+"""What the host's numbers of kinds mean."""
+_PREDICTIONS: dict[str, Prediction] = {"epsilon": "eps", "eps": "eps", "v_prediction": "v", "v": "v"}
+_FAMILIES: dict[str, Family] = {"xl": "SDXL"}
+"""The families by the preset at the top of Forge's page, which loads a checkpoint when the first picture is made."""
+
+
+class Forge(webui.WebUI):
+    """The family's host, whichever of its members."""
+
+    samplers = Samplers()
+    view: ViewName = "full-length"
+
+    def __init__(self) -> None:
+        self._leaves_out = _rule()
+
+    def loaded(self) -> Loaded:
+        model, patcher = webui.model_in_force(), _patcher()
+        if patcher is None:
+            return Loaded(None, None, _FAMILIES.get(str(getattr(shared.opts, "forge_preset", "")), "SD1"))
+        # with its option "refiner_fast_sd" Neo loads the refiner's weights into the same module
+        weights = getattr(model, "sd_checkpoint_info", None), getattr(sd_samplers_common, "ORIGINAL_CHECKPOINT", None)
+        return Loaded(patcher.model.diffusion_model, weights, webui.family_of(model))
+
+    def noise_levels(self) -> NoiseLevels | None:
+        model, patcher = webui.model_in_force(), _patcher()
+        predictor = getattr(getattr(patcher, "model", None), "predictor", None)
+        if predictor is None:
+            alphas_cumprod: Any = getattr(model, "alphas_cumprod", None)
+            told = getattr(model, "parameterization", None)
+        else:
+            sigmas = getattr(predictor, "sigmas", None)
+            alphas_cumprod = None if sigmas is None else 1 / (sigmas**2 + 1)
+            told = getattr(predictor, "prediction_type", None)
+        prediction = _PREDICTIONS.get(str(told))
+        return None if alphas_cumprod is None or prediction is None else NoiseLevels(alphas_cumprod, prediction)
+
+    def obstacle(self) -> str:
+        return webui.engine() or _spectrum() or _replaced_forward()
+
+    def makes_without_samplers(self) -> str:
+        return ""
+
+    def control_models(self, _p: Any) -> list[Any]:
+        return []
+
+    def controls_ahead(self) -> list[Any]:
+        patcher = _patcher()
+        if patcher is None or "model_function_wrapper" in patcher.model_options:
+            return []  # a wrapper may make other calls of the U-Net than the one that the residuals were made for
+        return [getattr(control, "control_model", None) for control in patcher.list_controlnets()]
+
+    def evaluation(self, params: Any) -> Evaluation:
+        pictures = len(params.x)
+        key_of = _keys(params)
+        now, returns = self._leaves_out(params.denoiser, params.sigma)
+        has_unconds = not now and _guidance(params) and params.text_uncond is not None
+        places = [("uncond", 0)] if has_unconds else []
+        places += [("cond", number) for number in reversed(range(_prompts(params)))]
+        keys = tuple(key_of(*place, picture) for place in places for picture in range(pictures))
+        seen: Counter[str] = Counter()
+
+        def keys_of(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Sequence[Hashable] | None:
+            kinds = (kwargs.get("transformer_options") or {}).get("cond_or_uncond") or ()
+            rows = len(args[0]) if args and isinstance(args[0], Tensor) else 0
+            found: list[Hashable] = []
+            for kind in kinds:
+                name = _KINDS.get(kind, str(kind))
+                found += [key_of(name, seen[name], picture) for picture in range(pictures)]
+                seen[name] += 1
+            return found if found and len(found) == rows else None
+
+        unet = self.loaded().unet
+        batch = Batch(pictures, tuple(params.x.shape[2:]))
+        return Evaluation(keys, batch, now and returns, unet, keys_of, exact=False)
+
+
+def _patcher() -> Any:
+    """Return the patcher of the U-Net in force; None while no checkpoint is loaded."""
+    return getattr(getattr(webui.model_in_force(), "forge_objects", None), "unet", None)
+
+
+def _guidance(params: Any) -> bool:
+    """Tell whether the guidance is such that the host makes the unconds."""
+    p, options = params.denoiser.p, _patcher().model_options
+    scale = webui.arguments(params).get("cond_scale", 7.0)
+    if getattr(p, "is_hr_pass", False):
+        scale = getattr(p, "hr_cfg", scale)
+    return not math.isclose(scale, 1.0) or bool(options.get("disable_cfg1_optimization", False))
+
+
+def _prompts(params: Any) -> int:
+    """Return how many prompts joined by AND the host makes of each picture: as many as that with the fewest has."""
+    batch = getattr(webui.arguments(params).get("cond"), "batch", ())
+    return min((len(prompts) for prompts in batch), default=1)
+
+
+def _keys(params: Any) -> Callable[[str, int, int], Hashable]:
+    """Return what gives the key of a row: its kind, its number within the kind, its picture, its prompts in force.
+
+    The host hands over the prompts joined by AND in an order of its own, the same in every evaluation as long as
+    their texts stay. So the prompts of a picture count together: where one changes, all of its conds are new.
+    """
+    given, step = webui.arguments(params), params.denoiser.step
+    conds: list[tuple[int, ...]] = [
+        tuple(webui.entry_in_force(prompt.schedules, step) for prompt in prompts)
+        for prompts in getattr(given.get("cond"), "batch", ())
+    ]
+    unconds: list[tuple[int, ...]] = [(webui.entry_in_force(schedule, step),) for schedule in given.get("uncond") or ()]
+    in_force = {"cond": conds, "uncond": unconds}
+
+    def key_of(kind: str, number: int, picture: int) -> Hashable:
+        entries = in_force.get(kind, [])
+        return kind, number, picture, entries[picture] if picture < len(entries) else ()
+
+    return key_of
+
+
+Rule = Callable[[Any, Any], "tuple[bool, bool]"]
+"""Tells whether a denoiser leaves the unconds out at a sigma, and if so, whether the next evaluation has them again."""
+
+
+def _rule() -> Rule:
+    """Return by which rule this member's denoiser leaves out unconds; a wrong guess costs a refresh, no picture."""
+    if importlib.util.find_spec("backend") is not None:
+        return _forge_rule
+    return _reforge_rule if hasattr(shared.opts, "s_min_uncond_all") else _classic_rule
+
+
+def _forge_rule(denoiser: Any, sigma: Any) -> tuple[bool, bool]:
+    """Negative Guidance minimum sigma at odd steps, Skip Early CFG up to a part of the run."""
+    early = getattr(shared.opts, "skip_early_cond", 0.0)
+    if early > 0 and denoiser.step / denoiser.total_steps <= early:
+        return True, False
+    minimum = webui.arguments_of(denoiser).get("s_min_uncond", 0)
+    return _below_minimum(minimum, sigma, at=denoiser.step % 2 == 1)
+
+
+def _reforge_rule(denoiser: Any, sigma: Any) -> tuple[bool, bool]:
+    """The same at even steps, with the minimum out of the settings, and Skip Early CFG by number as well."""
+    now, returns = _below_minimum(getattr(shared.opts, "s_min_uncond", 0), sigma, at=denoiser.step % 2 == 0)
+    early = getattr(shared.opts, "skip_early_cond", 0.0)
+    if not now and (denoiser.step < early or (early != 0 and denoiser.step / denoiser.total_steps <= early)):
+        return True, False
+    return now, returns
+
+
+def _classic_rule(denoiser: Any, sigma: Any) -> tuple[bool, bool]:
+    """The minimum at every step, and Skip Early CFG from 0 on: the first evaluation has no unconds."""
+    if 0 <= denoiser.step / denoiser.total_steps <= getattr(shared.opts, "skip_early_cond", 0.0):
+        return True, False
+    minimum = webui.arguments_of(denoiser).get("s_min_uncond", 0)
+    return bool(minimum > 0 and sigma[0] < minimum), False
+
+
+def _below_minimum(minimum: float, sigma: Any, *, at: bool) -> tuple[bool, bool]:
+    always = bool(getattr(shared.opts, "s_min_uncond_all", False))
+    now = bool((at or always) and minimum > 0 and sigma[0] < minimum)
+    return now, not always
+
+
+def _spectrum() -> str:
+    wrapper = getattr(_patcher(), "model_options", {}).get("model_function_wrapper")
+    name = f"{getattr(wrapper, '__module__', '')}.{getattr(wrapper, '__qualname__', type(wrapper).__name__)}"
+    is_it = "spectrum" in name.lower()
+    return "Spectrum is on, which skips calls of the U-Net itself; use one of the two" if is_it else ""
+
+
+def _replaced_forward() -> str:
+    patcher = _patcher()
+    unet = None if patcher is None else type(patcher.model.diffusion_model)
+    code = getattr(getattr(unet, "forward", None), "__globals__", None)
+    if unet is None or code is None or code.get("__name__") in {c.__module__ for c in unet.__mro__}:
+        return ""
+    return f"{code.get('__name__')} has replaced the forward of {unet.__name__}; switch one of the two off"
