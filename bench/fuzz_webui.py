@@ -26,6 +26,7 @@ from typing import Any
 import pytest
 
 from deepcache_ext.sampling import NOTHING_FITTED, OTHERS, SWITCHED
+from tests.e2e.hosts import A1111
 from tests.e2e.pictures import Maker, picture_of, same
 from tests.e2e.server import EXTENSIONS, ROOT, parts_of, serving
 from tests.e2e.test_controlnet import unit
@@ -151,7 +152,6 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="the number of the first request (default 0)")
     parser.add_argument("--minutes", type=float, default=60)
     options = parser.parse_args()
-    webui, python = Path(os.environ["WEBUI_DIR"]), os.environ.get("WEBUI_PYTHON", sys.executable)
     extensions: dict[str, Any] = EXTENSIONS | {"e2e-audit": [ROOT / "tests/e2e/audit/scripts"]}
     control = os.environ.get("CONTROLNET_DIR")
     if control:
@@ -161,7 +161,7 @@ def main() -> int:
         extensions[TILER] = parts_of(tiler)
     end = time.monotonic() + 60 * options.minutes
     seen: Counter[str] = Counter()
-    with tempfile.TemporaryDirectory() as folder, serving(webui, python, Path(folder), extensions=extensions) as server:
+    with tempfile.TemporaryDirectory() as folder, serving(A1111, Path(folder), extensions=extensions) as server:
         maker = Maker(server)
         known = _known(maker, with_control=bool(control)) | {"tiles": tiler.is_dir()}
         for number in itertools.takewhile(lambda _: time.monotonic() < end, itertools.count(options.first)):

@@ -8,9 +8,7 @@ the same picture by interval, interval 1 being the uncached one, in turns. Secon
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from bench.macs import FAMILIES, costs
 from bench.parts.report import table, written_on
 from bench.parts.timing import Samples
 from deepcache_ext import Action, Schedule, Settings
+from tests.e2e.hosts import A1111
 from tests.e2e.pictures import Maker
 from tests.e2e.server import serving
 
@@ -34,8 +33,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--flags", nargs="*", default=["--opt-sdp-attention"], help="more flags for the WebUI")
     options = parser.parse_args()
-    webui, python = Path(os.environ["WEBUI_DIR"]), os.environ.get("WEBUI_PYTHON", sys.executable)
-    with tempfile.TemporaryDirectory() as folder, serving(webui, python, Path(folder), *options.flags) as server:
+    with tempfile.TemporaryDirectory() as folder, serving(A1111, Path(folder), *options.flags) as server:
         maker = Maker(server)
         samples = Samples()
         request = {"model": options.checkpoint, "width": options.size, "height": options.size}
@@ -47,7 +45,7 @@ def main() -> None:
                 samples.add(str(interval), done["sampling_seconds"])
                 samples.add(f"{interval} U-Net", done["unet_seconds"])
                 samples.add(f"{interval} own", done["speed_up"])
-    print(f"{written_on()}; the WebUI's torch {_torch_of(python)}")
+    print(f"{written_on()}; the WebUI's torch {_torch_of(A1111.python)}")
     print(f"{options.checkpoint}, {options.size}x{options.size}, Euler, {options.steps} steps, depth {options.depth}\n")
     full, *reuses = (cost for _, cost in costs(FAMILIES[options.family], options.size // 8))
     print(_table(samples, options.intervals, options.steps, options.depth, reuses[options.depth - 1] / full))

@@ -1,12 +1,12 @@
-"""The real WebUI that WEBUI_DIR names, its checkpoints, and what it makes without the extension."""
+"""The real WebUIs that the environment names, their checkpoints, and what they make without the extension."""
 
 import os
-import sys
 
 import pytest
 
+from tests.e2e.hosts import named
 from tests.e2e.pictures import EVERY_THIRD, Maker, closeness, plain_requests, same
-from tests.e2e.server import folder_named_by, serving
+from tests.e2e.server import serving
 from tests.e2e.works_with import Outcomes
 
 
@@ -15,29 +15,26 @@ def pytest_configure(config):
         config.pluginmanager.register(Outcomes(os.environ["WORKS_WITH"]))
 
 
-@pytest.fixture(scope="session")
-def webui():
-    return folder_named_by("WEBUI_DIR", "WebUI; set it, and WEBUI_PYTHON to its Python, to run these tests")
+@pytest.fixture(scope="session", params=named(), ids=lambda kind: kind.name)
+def webui(request):
+    """Return the kind of host; each that the environment names in turn."""
+    assert request.param.folder
+    return request.param
 
 
 @pytest.fixture(scope="session")
-def python():
-    return os.environ.get("WEBUI_PYTHON", sys.executable)
-
-
-@pytest.fixture(scope="session")
-def plain(webui, python, tmp_path_factory):
+def plain(webui, tmp_path_factory):
     """Return the pictures of a host without the extension, by the name of the request."""
-    with serving(webui, python, tmp_path_factory.mktemp("plain"), extensions={}) as server:
+    with serving(webui, tmp_path_factory.mktemp("plain"), extensions={}) as server:
         maker = Maker(server)
         return {name: maker.make(**request) for name, request in plain_requests(maker).items()}
 
 
 @pytest.fixture(scope="session")
-def server(webui, python, tmp_path_factory, plain):
+def server(webui, tmp_path_factory, plain):
     """Run the host with the extension, after the plain one has stopped."""
     assert plain
-    with serving(webui, python, tmp_path_factory.mktemp("cached")) as running:
+    with serving(webui, tmp_path_factory.mktemp("cached")) as running:
         yield running
 
 

@@ -22,6 +22,7 @@ KINDS = {
 """What only the configuration of a kind of checkpoint says, the first that fits; SD1's says none of them."""
 EVERY_THIRD = {"interval": 3, "depth": 1}
 HIRES = {"enable_hr": True, "hr_scale": 1.5, "hr_upscaler": "Latent", "denoising_strength": 0.7}
+HIRES |= {"hr_cfg": 5, "hr_additional_modules": ["Use same choices"]}  # Forge asks for these
 
 
 class Maker:

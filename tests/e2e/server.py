@@ -12,32 +12,18 @@ from base64 import b64encode
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[2]
 PARTS = ("scripts", "deepcache_ext", "install.py", "metadata.ini", "style.css")
 """What an installed extension needs of this repository."""
 HELPER = (Path(__file__).parent / "helper/scripts", ROOT / "tests/webui/deepcache_contract.py")
 EXTENSIONS = {"e2e-deepcache": [ROOT / part for part in PARTS], "e2e-helper": HELPER}
 USER, PASSWORD = "e2e", "secret"
-FLAGS = [
-    "--skip-prepare-environment",
-    "--skip-torch-cuda-test",
-    "--use-cpu",
-    "all",
-    "--no-half",
-    "--precision",
-    "full",
-    "--no-download-sd-model",
-    "--do-not-download-clip",
-    "--api",
-    "--disable-console-progressbars",
-]
 VARIABLES = {
     "PYTHONUNBUFFERED": "1",
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
     "GRADIO_ANALYTICS_ENABLED": "False",
+    "CUDA_VISIBLE_DEVICES": "",
     "OMP_WAIT_POLICY": "PASSIVE",
     "MALLOC_MMAP_THRESHOLD_": "4294967296",
     "MALLOC_TRIM_THRESHOLD_": "4294967296",
@@ -62,14 +48,6 @@ SETTINGS = {
 
 Its usual emphasis divides by the mean of the text embedding, which an untrained text encoder may well have at 0.
 """
-
-
-def folder_named_by(variable, what):
-    """Return the folder that an environment variable names; skips where it names none."""
-    folder = os.environ.get(variable)
-    if not folder:
-        pytest.skip(f"{variable} names no {what}")
-    return Path(folder)
 
 
 def parts_of(checkout):
@@ -127,8 +105,8 @@ class Server:
 
 
 @contextmanager
-def serving(webui, python, folder, *flags, extensions=EXTENSIONS):
-    """Run the WebUI in `webui` with copies of `extensions` and no others on a free port.
+def serving(webui, folder, *flags, extensions=EXTENSIONS):
+    """Run a WebUI of the kind `webui` with copies of `extensions` and no others on a free port.
 
     They, the settings and all that it writes are in `folder`; of its own folder only the models are used.
     """
@@ -137,9 +115,7 @@ def serving(webui, python, folder, *flags, extensions=EXTENSIONS):
         port = probe.getsockname()[1]
     settings = folder / "config.json"
     settings.write_text(json.dumps(SETTINGS))
-    command = [python, "launch.py", *FLAGS, "--port", str(port), "--api-auth", f"{USER}:{PASSWORD}"]
-    command += ["--data-dir", folder, "--models-dir", webui / "models"]
-    command += ["--hypernetwork-dir", folder / "hypernetworks", *flags]
+    command = [*webui.command(port, folder), "--api-auth", f"{USER}:{PASSWORD}", *flags]
     log = folder / "webui.log"
     process = None
     try:
@@ -149,7 +125,9 @@ def serving(webui, python, folder, *flags, extensions=EXTENSIONS):
                 copy = shutil.copytree if part.is_dir() else _copy_file
                 copy(part, folder / "extensions" / name / part.name)
         with log.open("w") as output:
-            process = subprocess.Popen(command, cwd=webui, stdout=output, stderr=output, env=os.environ | VARIABLES)
+            process = subprocess.Popen(
+                command, cwd=webui.folder, stdout=output, stderr=output, env=os.environ | VARIABLES
+            )
         server = Server(port, log)
         server.wait_for_start(1, process)
         server.wait_for_port()

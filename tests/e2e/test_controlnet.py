@@ -2,8 +2,9 @@
 
 import pytest
 
+from tests.e2e.hosts import folder_named_by
 from tests.e2e.pictures import HIRES, Maker, closeness, picture_of, psnr
-from tests.e2e.server import EXTENSIONS, folder_named_by, parts_of, serving
+from tests.e2e.server import EXTENSIONS, parts_of, serving
 
 FAR = 3.0
 """How many dB at least the cached picture is closer to the uncached one with control than that without control."""
@@ -11,10 +12,10 @@ SLACK = 3.0
 
 
 @pytest.fixture(scope="module")
-def maker(webui, python, tmp_path_factory):
+def maker(webui, tmp_path_factory):
     checkout = folder_named_by("CONTROLNET_DIR", "checkout of the ControlNet extension")
     extensions = EXTENSIONS | {"sd-webui-controlnet": parts_of(checkout)}
-    with serving(webui, python, tmp_path_factory.mktemp("controlnet"), extensions=extensions) as running:
+    with serving(webui, tmp_path_factory.mktemp("controlnet"), extensions=extensions) as running:
         maker = Maker(running)
         maker.make(steps=1)
         running.post("/e2e/narrow")

@@ -16,9 +16,9 @@ OFTEN = 4
 
 
 @pytest.fixture(scope="module")
-def maker(webui, python, tmp_path_factory):
+def maker(webui, tmp_path_factory):
     extensions = EXTENSIONS | {"e2e-timing": TIMING}
-    with serving(webui, python, tmp_path_factory.mktemp("costs"), extensions=extensions) as running:
+    with serving(webui, tmp_path_factory.mktemp("costs"), extensions=extensions) as running:
         yield Maker(running)
 
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from deepcache_ext.sampling import OTHERS
+from tests.e2e.hosts import folder_named_by
 from tests.e2e.pictures import HIRES, Maker, picture_of, pixels, psnr, same
-from tests.e2e.server import EXTENSIONS, folder_named_by, parts_of, serving
+from tests.e2e.server import EXTENSIONS, parts_of, serving
 
 SAG = "Self Attention Guidance"
 THRESHOLDING = "Dynamic Thresholding (CFG Scale Fix)"
@@ -39,10 +40,10 @@ def folder():
 
 
 @pytest.fixture(scope="module")
-def maker(webui, python, folder, tmp_path_factory):
+def maker(webui, folder, tmp_path_factory):
     others = {name: parts_of(folder / name) for name in REPOSITORIES.values() if (folder / name).is_dir()}
     extensions = EXTENSIONS | {"e2e-narrow": NARROW} | others
-    with serving(webui, python, tmp_path_factory.mktemp("extensions"), extensions=extensions) as running:
+    with serving(webui, tmp_path_factory.mktemp("extensions"), extensions=extensions) as running:
         maker = Maker(running)
         maker.make(steps=1)
         running.post("/e2e/narrow-freeu")

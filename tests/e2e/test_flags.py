@@ -22,9 +22,9 @@ def model(maker, flag):
 
 
 @pytest.fixture(scope="module")
-def flagged(webui, python, tmp_path_factory, flag, model):
+def flagged(webui, tmp_path_factory, flag, model):
     assert model
-    with serving(webui, python, tmp_path_factory.mktemp("flagged"), flag) as running:
+    with serving(webui, tmp_path_factory.mktemp("flagged"), flag) as running:
         yield Maker(running)
 
 
@@ -42,9 +42,9 @@ def test_the_axes_are_there(maker, flagged):
 
 
 @pytest.fixture
-def fp8(webui, python, tmp_path):
+def fp8(webui, tmp_path):
     """Return a maker on a server of its own: on a CPU the host itself makes NaNs once fp8 is switched off again."""
-    with serving(webui, python, tmp_path) as running:
+    with serving(webui, tmp_path) as running:
         yield Maker(running)
 
 

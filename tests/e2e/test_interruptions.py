@@ -16,8 +16,8 @@ ENOUGH = 4
 
 
 @pytest.fixture(scope="module")
-def maker(webui, python, tmp_path_factory):
-    with serving(webui, python, tmp_path_factory.mktemp("interrupted")) as running:
+def maker(webui, tmp_path_factory):
+    with serving(webui, tmp_path_factory.mktemp("interrupted")) as running:
         yield Maker(running)
 
 

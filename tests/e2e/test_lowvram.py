@@ -14,8 +14,8 @@ def flag(request):
 
 
 @pytest.fixture(scope="module")
-def maker(webui, python, tmp_path_factory, flag):
-    with serving(webui, python, tmp_path_factory.mktemp("lowvram"), flag) as running:
+def maker(webui, tmp_path_factory, flag):
+    with serving(webui, tmp_path_factory.mktemp("lowvram"), flag) as running:
         yield Maker(running)
 
 

@@ -63,6 +63,13 @@ class EngineOption(sd_unet.SdUnetOption):
         return Engine()
 
 
+def the_unet():
+    """Return the U-Net in force, on AUTOMATIC1111's WebUI or one of Forge's family; an empty one if none is loaded."""
+    patched = getattr(shared.sd_model, "forge_objects", None)
+    owner = shared.sd_model if patched is None else patched.unet
+    return owner.model.diffusion_model if hasattr(owner, "model") else torch.nn.Module()
+
+
 def count_moves():
     """Count how often a block of a U-Net is sent to a device, as --lowvram does before and after each use."""
     original = torch.nn.Module.to
@@ -86,7 +93,7 @@ def count(params):
     for wish, act in (("raise_at", run_out_of_memory), ("nan_at", make_nan)):
         if wanted[wish] == counts["evaluations"][-1]:
             wanted[wish] = None
-            at_the_next_call(shared.sd_model.model.diffusion_model.output_blocks[-1], act)
+            at_the_next_call(the_unet().output_blocks[-1], act)
 
 
 def at_the_next_call(block, act):
@@ -109,16 +116,16 @@ def make_nan(output):
 
 def state():
     """Return the counts since the last call, and what of the extension hangs on the host."""
-    unet = shared.sd_model.model.diffusion_model
+    unet = the_unet()
     owners = [
         getattr(hook, "__self__", None) for hook in (*unet._forward_pre_hooks.values(), *unet._forward_hooks.values())
     ]
-    xyz = next(data.module for data in scripts.scripts_data if data.script_class.__module__ == "xyz_grid.py")
+    xyz = next(data.module for data in scripts.scripts_data if data.script_class.__module__.endswith("xyz_grid.py"))
     found = {
         "evaluations": counts["evaluations"],
         "moves": counts["moves"],
         "blocks": counts["blocks"],
-        "checkpoint": shared.sd_model.sd_checkpoint_info.name_for_extra,
+        "checkpoint": getattr(getattr(shared.sd_model, "sd_checkpoint_info", None), "name_for_extra", ""),
         "hooks": [type(owner).__module__ for owner in owners if owner is not None],
         "attributes": sorted(name for name in vars(unet) if "deepcache" in name.lower()),
         "axes": [option.label for option in xyz.axis_options if not getattr(option, "is_img2img", False)],

@@ -1,0 +1,62 @@
+"""The hosts that the end-to-end tests can run on, found by environment variables."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+LAUNCH = ("--skip-prepare-environment", "--skip-torch-cuda-test", "--no-download-sd-model", "--api")
+LAUNCH = (*LAUNCH, "--disable-console-progressbars")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of host: the names of its folder and Python in the environment, and how it is started on a CPU."""
+
+    name: str
+    variable: str
+    flags: tuple[str, ...]
+    models: str = "--models-dir"
+    has_hypernetworks: bool = True
+
+    @property
+    def is_named(self):
+        """Tell whether the environment names its folder."""
+        return bool(os.environ.get(f"{self.variable}_DIR"))
+
+    @property
+    def folder(self):
+        """Return its folder; skips where the environment names none."""
+        return folder_named_by(f"{self.variable}_DIR", f"{self.name}; set it, and {self.variable}_PYTHON to its Python")
+
+    @property
+    def python(self):
+        return os.environ.get(f"{self.variable}_PYTHON", "python")
+
+    def command(self, port, data):
+        """Return the command that starts it on a port, with its settings and what it writes in the folder `data`."""
+        found = [self.python, "launch.py", *LAUNCH, *self.flags, "--port", str(port), "--data-dir", data]
+        found += [self.models, self.folder / "models"]
+        return found + (["--hypernetwork-dir", data / "hypernetworks"] if self.has_hypernetworks else [])
+
+
+_FORGE = ("--skip-python-version-check", "--skip-version-check", "--always-cpu", "--all-in-fp32")
+A1111 = Kind("WebUI", "WEBUI", ("--use-cpu", "all", "--no-half", "--precision", "full", "--do-not-download-clip"))
+FORGE = Kind("Forge", "FORGE", (*_FORGE, "--do-not-download-clip"))
+REFORGE = Kind("reForge", "REFORGE", (*_FORGE, "--do-not-download-clip"))
+CLASSIC = Kind("Forge Classic", "CLASSIC", _FORGE, models="--model-ref", has_hypernetworks=False)
+KINDS = (A1111, FORGE, REFORGE, CLASSIC)
+
+
+def named():
+    """Return the kinds of which the environment names one, or AUTOMATIC1111's WebUI, whose tests are then skipped."""
+    return [kind for kind in KINDS if kind.is_named] or [A1111]
+
+
+def folder_named_by(variable, what):
+    """Return the folder that an environment variable names; skips where it names none."""
+    folder = os.environ.get(variable)
+    if not folder:
+        pytest.skip(f"{variable} names no {what}")
+    return Path(folder)
