@@ -255,7 +255,7 @@ class _RunningPass:
             sampler=of_run,
             levels=host.noise_levels(),
             reuse=self._reuse,
-            view=host.view,
+            view="full-length" if host.counts_blocks else "auto",
             control_models=lambda: host.control_models(self._p),
             controls_ahead=host.controls_ahead,
         ).install()

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from deepcache_ext.features.denoised import NoiseLevels
 from deepcache_ext.features.rows import Batch
-from deepcache_ext.sampling import ViewName
 from deepcache_ext.webui.hosts import webui
 from deepcache_ext.webui.hosts.host import Evaluation, Loaded
 from deepcache_ext.webui.hosts.samplers import Samplers
@@ -20,7 +19,7 @@ class A1111(webui.WebUI):
     """The host whose checkpoints are ldm's and sgm's models, and whose denoiser cuts its batch by slices."""
 
     samplers = Samplers()
-    view: ViewName = "auto"
+    counts_blocks = False
 
     def loaded(self) -> Loaded:
         model = webui.model_in_force()

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from deepcache_ext.features.denoised import NoiseLevels, Prediction
 from deepcache_ext.features.rows import Batch
-from deepcache_ext.sampling import ViewName
 from deepcache_ext.webui.family import Family
 from deepcache_ext.webui.hosts import webui
 from deepcache_ext.webui.hosts.host import Evaluation, Loaded
@@ -34,7 +33,7 @@ class Forge(webui.WebUI):
     """The family's host, whichever of its members."""
 
     samplers = Samplers()
-    view: ViewName = "full-length"
+    counts_blocks = True
 
     def __init__(self) -> None:
         self._leaves_out = _rule()

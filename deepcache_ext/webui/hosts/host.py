@@ -11,7 +11,6 @@ from torch import nn
 
 from deepcache_ext.features.denoised import NoiseLevels
 from deepcache_ext.features.rows import Batch
-from deepcache_ext.sampling import ViewName
 from deepcache_ext.webui.family import Family
 from deepcache_ext.webui.hosts.samplers import Samplers
 
@@ -57,8 +56,8 @@ class Host(Protocol):
 
     samplers: Samplers
     """What is known of its samplers."""
-    view: ViewName
-    """What a reuse puts in the place of the block lists; see `SamplingPass`."""
+    counts_blocks: bool
+    """Whether its own forward counts the blocks, adds to what they return or goes through their layers."""
 
     def loaded(self) -> Loaded:
         """Return the checkpoint in force. Loads none."""
