@@ -178,6 +178,8 @@ class SamplingPass:
         self._most_rows = 0
         self._has_grown = False
         self._renews = False
+        self._plan = self.schedule
+        self._seen: set[Hashable] = set()
 
     def __enter__(self) -> SamplingPass:
         return self.install()
@@ -270,8 +272,9 @@ class SamplingPass:
 
         `keys` say what each of its rows is, in the order of the U-Net's calls, such as ("cond", 0), ("uncond", 0). A
         row whose conditioning is another than before has another key. Where a key is new, the whole evaluation is
-        computed in full, and the next one too if the predictor needs two. Without keys, rows are told by their place.
-        Without `exact` they are what to expect, and `say` may name others.
+        computed in full, and the next one too if the predictor needs two; if it is new to the whole run, what follows
+        is planned anew. Without keys, rows are told by their place. Without `exact` they are what to expect, and `say`
+        may name others.
 
         `batch` is the sampler's own. Calls that are no cut of it (see `features.rows`), or together for fewer rows than
         there are keys, are somebody else's: from then on the pass computes everything in full.
@@ -295,12 +298,16 @@ class SamplingPass:
         self._index += 1
         self.statistics.others |= not self._rows.complete
         self._call, self._rows, self._said = None, rows, None
+        was_to = self._plan.action(self._index)
+        if keys is not None and not self._seen.issuperset(keys):
+            self._plan = self._plan.anew(self._index)
+            self._seen.update(keys)
         self._meant = self._planned(partial=partial, rose=self._sampler.jumps and self._has_risen(noise))
         in_full = self.statistics.others or not self._hook.installed
         self._action = Action.FULL if in_full else self._meant
         known = keys is None or self._store.has(keys)
         new = not known and len(self._store) > 0
-        self.statistics.switched += (self._renews or new) and self.schedule.action(self._index) is Action.REUSE
+        self.statistics.switched += (self._renews or new) and was_to is Action.REUSE
         self._renews = new and self._predictor.remembers
         if self._action is Action.FULL or layout != self._layout:
             self.forget()
@@ -329,7 +336,7 @@ class SamplingPass:
         return self._noise > before * RISE
 
     def _planned(self, *, partial: bool, rose: bool) -> Action:
-        action = self.schedule.action(self._index)
+        action = self._plan.action(self._index)
         if (self._postponed or self._has_grown or self._renews or rose) and action is Action.REUSE:
             action = Action.REFRESH
         self._has_grown = False

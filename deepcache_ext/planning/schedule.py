@@ -116,6 +116,8 @@ class Schedule:
     makes its second one in full, "auto" gives all of these before any first one but the run's own, and a list stays as
     it is.
 
+    `begin` is the number of its first evaluation, which is not 0 in a plan that was made in mid-run (`anew`).
+
     Raises ValueError for a `total` that is no whole number from 1 to 10000, and for a `reuse` that is no number from 0
     to below 1.
     """
@@ -124,6 +126,7 @@ class Schedule:
     total: int | None = None
     sampler: SamplerKind = SamplerKind()
     reuse: float = OUTERMOST
+    begin: int = 0
     _window: range | None = field(init=False, repr=False)
     _full: tuple[int, ...] | None = field(init=False, repr=False)
 
@@ -150,8 +153,22 @@ class Schedule:
             "full evaluations close enough to each other allow"
         )
 
+    def anew(self, index: int) -> Schedule:
+        """Return the plan from evaluation `index` on, made as for a run of the evaluations that are left.
+
+        It is for a picture of another prompt, which its first evaluations decide, too. Only "auto" is planned anew,
+        where it has a total and its window goes on; any other schedule does what it says.
+        """
+        s, done = self.settings, index - self.begin
+        if s.schedule != "auto" or self.total is None or not 0 < done < self.total or done >= s.end * self.total:
+            return self
+        left = self.total - done
+        start, end = (max(0.0, (at * self.total - done) / left) for at in (s.start, s.end))
+        return replace(self, settings=replace(s, start=start, end=end), total=left, begin=index)
+
     def action(self, index: int) -> Action:
         """Return what evaluation `index`, counted from 0, does."""
+        index -= self.begin
         if self._reuses(index):
             return Action.REUSE
         behind = 1 if self.settings.forecast == "off" else 2
@@ -162,7 +179,7 @@ class Schedule:
         """Return the whole plan; raises ValueError if the total is unknown."""
         if self.total is None:
             raise ValueError("the plan needs the number of evaluations; total is None")
-        return tuple(self.action(index) for index in range(self.total))
+        return tuple(self.action(self.begin + index) for index in range(self.total))
 
     @property
     def _interval(self) -> int:

@@ -1,0 +1,207 @@
+"""Other extensions and the host's scripts: a reuse makes what the same decisions make with all blocks run.
+
+The replay runs the blocks that a reuse skips and then goes on with the same kept feature. So the pictures differ only
+if somebody misses a block, such as an extension that counts the U-Net's attentions or collects their maps.
+EXTENSIONS_DIR names a folder of checkouts, each by its repository's name.
+"""
+
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deepcache_ext.sampling import OTHERS
+from tests.e2e.pictures import Maker, picture_of, pixels, same
+from tests.e2e.server import EXTENSIONS, folder_named_by, parts_of, serving
+
+REPOSITORIES = {
+    "NegPiP": "sd-webui-negpip",
+    "AnimateDiff": "sd-webui-animatediff",
+    "Kohya Hires.fix": "sd-webui-kohya-hiresfix",
+    "Regional Prompter": "sd-webui-regional-prompter",
+}
+TOGETHER = [["NegPiP", "AnimateDiff", "Kohya Hires.fix"], ["Regional Prompter"]]
+"""Which of them are on one server: Regional Prompter takes the host's option of split calls back, also while off."""
+HERE = Path(__file__).parent
+ON = {"interval": 3, "depth": 2}
+TEN = {"steps": 10}
+LONG = ", ".join(f"a {adjective} house" for adjective in ("red", "green", "blue", "tall", "small", "old", "new") * 5)
+
+
+@contextmanager
+def running(titles, webui, python, tmp_path_factory):
+    """Run a WebUI with the extensions of these titles, as far as there are checkouts of them."""
+    folder = folder_named_by("EXTENSIONS_DIR", "folder of other extensions")
+    others = {REPOSITORIES[title]: folder / REPOSITORIES[title] for title in titles}
+    found = {name: parts_of(checkout) for name, checkout in others.items() if checkout.is_dir()}
+    helpers = {f"e2e-{name}": [HERE / name / "scripts"] for name in ("replay", "narrow")}
+    where = tmp_path_factory.mktemp("replays")
+    (where / "ui-config.json").write_text("{}")  # NegPiP reads it before the host has made it
+    with serving(webui, python, where, extensions=EXTENSIONS | helpers | found) as server:
+        maker = Maker(server)
+        maker.make(steps=1)
+        maker.found = [title for title in titles if REPOSITORIES[title] in found]
+        yield maker
+
+
+@pytest.fixture(scope="module")
+def together(webui, python, tmp_path_factory):
+    with running(TOGETHER[0], webui, python, tmp_path_factory) as maker:
+        maker.server.post("/e2e/motion-module?name=tiny.safetensors")
+        yield maker
+
+
+@pytest.fixture(scope="module")
+def regional(webui, python, tmp_path_factory):
+    with running(TOGETHER[1], webui, python, tmp_path_factory) as maker:
+        yield maker
+
+
+def asked(maker, title, *arguments):
+    """Return what of a request switches an extension on; skips where there is none."""
+    if title not in maker.found:
+        pytest.skip(f"EXTENSIONS_DIR has no {REPOSITORIES[title]}")
+    return {"alwayson_scripts": {title: {"args": list(arguments)}}}
+
+
+def replayed(maker, cache=ON, **request):
+    """Return the cached picture, the same with all blocks run, and the passes."""
+    cached, passes = maker.make(cache=cache, **request), maker.last_run()["passes"]
+    maker.server.post("/e2e/replay?on=true")
+    try:
+        return cached, maker.make(cache=cache, **request), passes
+    finally:
+        maker.server.post("/e2e/replay?on=false")
+
+
+def assert_reused(passes, *, full=4, reused=6):
+    found = [done["statistics"] | {"reason": done["reason"]} for done in passes]
+    assert [(done["full"], done["reused"], done["missed"]) for done in found] == [(full, reused, 0)] * len(found)
+    assert not any(done["reason"] or done["error"] for done in found)
+
+
+def split(maker):
+    return {"override_settings": {"batch_cond_uncond": False, "sd_model_checkpoint": maker.model("SD1")}}
+
+
+NEGATIVE = "a house by the sea, (trees:-1.5)"
+NEGPIP = {
+    "short prompts": {"prompt": NEGATIVE},
+    "short prompts in split calls": {"prompt": NEGATIVE},
+    "a long prompt": {"prompt": f"{NEGATIVE}, {LONG}"},
+    "a long prompt and a negative one": {"prompt": f"{NEGATIVE}, {LONG}", "negative_prompt": "grey, (blue:-1)"},
+}
+
+
+@pytest.mark.parametrize("depth", [0, 2])
+@pytest.mark.parametrize("case", NEGPIP)
+def test_negpip(together, case, depth):
+    request = TEN | NEGPIP[case] | (split(together) if "split" in case else {})
+    switched_on = asked(together, "NegPiP", True)
+    cached, all_blocks, passes = replayed(together, ON | {"depth": depth}, **request, **switched_on)
+    assert_reused(passes)
+    assert same(cached, all_blocks)
+    assert not same(cached, together.make(cache=ON | {"depth": depth}, **request))
+
+
+def animated(frames, context):
+    return {
+        "model": "tiny.safetensors",
+        "enable": True,
+        "video_length": frames,
+        "batch_size": context,
+        "format": ["GIF", "Frame"],
+    }
+
+
+def frames_of(reply, count):
+    return [pixels(image) for image in reply["images"][-count:]]
+
+
+def test_animatediff_with_as_many_frames_as_its_context(together):
+    request = TEN | asked(together, "AnimateDiff", animated(frames=4, context=4))
+    cached, all_blocks, passes = replayed(together, **request)
+    assert_reused(passes)
+    assert np.array_equal(frames_of(cached, 4), frames_of(all_blocks, 4))
+    still = frames_of(together.make(cache=ON, **TEN, batch_size=4), 4)
+    assert not np.array_equal(frames_of(cached, 4), still)
+
+
+def test_animatediff_with_more_frames_than_its_context_is_made_in_full(together):
+    """Its windows shift with the step, so that nothing tells which rows of the batch one has."""
+    request = TEN | asked(together, "AnimateDiff", animated(frames=6, context=4))
+    cached, passes = together.make(cache=ON, **request), together.last_run()["passes"]
+    assert [(done["statistics"]["reused"], done["reason"]) for done in passes] == [(0, OTHERS)]
+    assert OTHERS in cached["info"]["infotexts"][0]
+    uncached = together.make(**request)
+    assert np.array_equal(frames_of(cached, 6), frames_of(uncached, 6))
+    still = frames_of(together.make(**TEN, batch_size=6), 6)
+    assert not np.array_equal(frames_of(uncached, 6), still)
+
+
+@pytest.mark.parametrize("smooth", [False, True], ids=["at once", "smoothly"])
+@pytest.mark.parametrize("depth", [2, 4])
+def test_kohya_hires_fix_across_its_thresholds(together, smooth, depth):
+    """It wraps blocks until the third step, a refresh anyway, and others until the fifth, which is one more."""
+    request = TEN | asked(together, "Kohya Hires.fix", True, True, 3, 4, 0.3, 0.5, "bicubic", 0.5, 2.0, smooth, False)
+    cached, all_blocks, passes = replayed(together, ON | {"depth": depth}, **request)
+    (done,) = passes
+    assert done["statistics"]["full"] == 5
+    assert (done["statistics"]["error"], done["reason"]) == ("", "")
+    assert same(cached, all_blocks)
+    assert not same(cached, together.make(cache=ON | {"depth": depth}, **TEN))
+
+
+REGIONS = "a red house BREAK a green tree"
+SPOKEN = "a house with a red door and a green tree BREAK red door BREAK green tree"
+
+
+def regions(mode="Matrix", calculation="Attention"):
+    ratios, base = ["1,1", "0.2"], [False, False, False]
+    return [True, False, mode, "Columns", "Mask", "Prompt", *ratios, *base, calculation, [], "0", "0", "0.4", ""]
+
+
+REGIONAL = {
+    "attention": (REGIONS, regions()),
+    "latent": (REGIONS, regions(calculation="Latent")),
+    "prompt": (SPOKEN, regions("Prompt")),
+    "prompt, latent": (SPOKEN, regions("Prompt", "Latent")),
+}
+
+
+@pytest.mark.parametrize("depth", [0, 2])
+@pytest.mark.parametrize("mode", REGIONAL)
+def test_regional_prompter(regional, mode, depth):
+    prompt, arguments = REGIONAL[mode]
+    request = TEN | {"prompt": prompt}
+    switched_on = asked(regional, "Regional Prompter", *arguments)
+    cached, all_blocks, passes = replayed(regional, ON | {"depth": depth}, **request, **switched_on)
+    assert_reused(passes)
+    assert np.array_equal(pixels(cached["images"][0]), pixels(all_blocks["images"][0]))
+    plain = regional.make(cache=ON | {"depth": depth}, **request)
+    assert not np.array_equal(pixels(cached["images"][0]), pixels(plain["images"][0]))
+
+
+def script(name, *arguments):
+    return {"script_name": name, "script_args": list(arguments)}
+
+
+FROM_PICTURE = {"path": "img2img", "init_images": [picture_of()], "denoising_strength": 1}
+SCRIPTS = {
+    "prompt matrix": {"prompt": "a house|red|old"} | script("Prompt matrix", False, False, "positive", "comma", 0),
+    "prompts from file": script("Prompts from file or textbox", False, False, "start", "a red house\nan old tree"),
+    "SD upscale": FROM_PICTURE | script("SD upscale", None, 64, 1, 1.5),
+    "loopback": FROM_PICTURE | script("Loopback", 2, 1, "Linear", "None"),
+}
+
+
+@pytest.mark.parametrize("case", SCRIPTS)
+def test_the_hosts_own_script(together, case):
+    kept = {"override_settings_restore_afterwards": False}  # some scripts' replies name the checkpoint that is left
+    request = TEN | kept | SCRIPTS[case]
+    cached, all_blocks, passes = replayed(together, **request)
+    assert_reused(passes)
+    assert same(cached, all_blocks)
+    alone = {key: value for key, value in request.items() if not key.startswith("script_")}
+    assert len(cached["images"]) > 1 or not same(cached, together.make(cache=ON, **alone))
