@@ -150,6 +150,8 @@ class Panel:
         if self._controller.plans is not None:
             key = key_of(sampler, scheduler, steps, img2img=self._img2img)
             tuned = plan_for(options, key, self._controller.plans, family, hires=bool(tab.get("hires")))
+            if self._controller.plans.problem:
+                yield f"<p>{html.escape(self._controller.plans.problem)}.</p>"
         yield _picture(name, options, sampler, scheduler, steps, denoising, family, tuned)
         if tab.get("hires"):
             second = str(tab["hires_sampler"])

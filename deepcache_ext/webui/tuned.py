@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -71,6 +72,7 @@ class TunedPlans:
         self.problem = ""
         """Why the file is not used, as a sentence; "" if it is, or if there is none."""
         self._read: tuple[int, int] | None = None
+        self._changing = threading.Lock()
         self._plans: dict[Key, dict[str, Plan]] = {}
 
     def all(self) -> Plans:
@@ -92,17 +94,19 @@ class TunedPlans:
 
     def keep(self, key: Key, plans: Mapping[str, Plan]) -> None:
         """Write the plans of some presets, in the place of those that were found before; raises OSError."""
-        found = dict(self.all())
-        found[key] = {**found.get(key, {}), **plans}
-        self._write(found)
+        with self._changing:
+            found = dict(self.all())
+            found[key] = {**found.get(key, {}), **plans}
+            self._write(found)
 
     def forget(self, checkpoint: str) -> int:
         """Take all plans of a checkpoint out of the file, and return for how many kinds of runs; raises OSError."""
-        kept = {key: plans for key, plans in self.all().items() if key.checkpoint != checkpoint}
-        gone = len(self._plans) - len(kept)
-        if gone:
-            self._write(kept)
-        return gone
+        with self._changing:
+            found = self.all()
+            kept = {key: plans for key, plans in found.items() if key.checkpoint != checkpoint}
+            if len(kept) < len(found):
+                self._write(kept)
+        return len(found) - len(kept)
 
     def _write(self, plans: Plans) -> None:
         if self.problem:

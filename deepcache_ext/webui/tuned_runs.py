@@ -33,8 +33,13 @@ def key_of(sampler: str, scheduler: str | None, steps: int, *, img2img: bool) ->
 
 
 def applied(options: Options, p: Any, plans: TunedPlans) -> Options:
-    """Return the options of a job of the host's `p` with the plan that was found for it, if there is one."""
+    """Return the options of a job of the host's `p` with the plan that was found for it, if there is one.
+
+    A file of plans that can't be read is told in a comment on the job.
+    """
     if not plans.all():
+        if plans.problem:
+            p.comment(f"DeepCache: {plans.problem}.")
         return options
     hires, family = bool(getattr(p, "enable_hr", False)), host.loaded().family
     plan = plan_for(options, key_of_job(p), plans, family, hires=hires)

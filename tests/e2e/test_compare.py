@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+from bench import webui_closeness
 from tests.e2e.pictures import EVERY_THIRD, HIRES, picture_of, pixels, same
+from tests.e2e.server import PASSWORD, USER
 
 TITLE = "DeepCache comparison"
 TWELVE = {"steps": 12}
@@ -81,6 +83,25 @@ def test_several_seeds_give_the_mean_and_the_worst(maker):
     height, width, _ = pixels(grid).shape
     assert height > 6 * 128
     assert width > 2 * 128
+
+
+def test_the_bench_asks_a_running_host_and_prints_a_table(server, maker, tmp_path, capsys):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("# two\na house\n\na boat\n", encoding="utf-8")
+    asked = ["--prompts", str(prompts), "--seeds", "2", "--samplers", "Euler", "--choices", "Fast"]
+    asked += ["--steps", "12", "--size", "128", "--checkpoint", maker.model("SD1")]
+    assert webui_closeness.main([server.address, "--auth", f"{USER}:{PASSWORD}", *asked]) == 0
+    lines = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == list(webui_closeness.HEADINGS)
+    full, fast, fewer = lines[2:5]
+    assert [line[2:4] for line in (full, fast, fewer)] == [["full", "12"], ["Fast", "12"], ["fewer steps", fewer[3]]]
+    comparison = maker.last_run()["comparison"]
+    assert {line[0] for line in (full, fast, fewer)} == {comparison["checkpoint"]}
+    assert float(fast[7].split()[0]) >= float(fast[7].split("(")[1].rstrip(")"))
+    assert comparison["device"] in lines[6][0]
+    assert "2 prompts of 2 seeds" in lines[6][0]
+    assert webui_closeness.main(["http://127.0.0.1:9", "--prompts", str(prompts)]) == 1
+    assert "is the WebUI running with --api" in capsys.readouterr().err
 
 
 def while_making(maker, label, act, **request):

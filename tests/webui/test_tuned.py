@@ -124,3 +124,11 @@ def test_a_hires_pass_goes_on_as_the_preset_had_it_and_infotext_repeats_it(tuned
 def test_forgotten_plans_are_not_used(tuned):
     tuned.plans.forget("one")
     assert "DeepCache steps" not in begun(tuned, {"enabled": True, "preset": "Fast"}).extra_generation_params
+
+
+def test_a_job_tells_that_the_plans_cannot_be_read(tuned):
+    tuned.plans.file.write_text("{", encoding="utf-8")
+    tab = begun(tuned, {"enabled": True, "preset": "Fast"})
+    (comment,) = tab.comments
+    assert comment.startswith("DeepCache: deepcache-plans.json holds no plans that can be read")
+    assert "DeepCache steps" not in tab.extra_generation_params
