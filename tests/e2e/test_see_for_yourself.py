@@ -37,9 +37,10 @@ def test_each_row_of_the_comparison_can_be_taken_over(page, tmp_path):
     page.click("ul.options >> text=DeepCache comparison")
     page.click("#txt2img_generate")
     page.wait_for_selector(f"{PANEL}_comparison_table table")
-    page.locator(f"{PANEL}_comparison_table").screenshot(path=folder(tmp_path) / "comparison.png")
+    table = page.locator(f"{PANEL}_comparison_table table")
+    table.screenshot(path=folder(tmp_path) / "comparison.png")
     page.screenshot(path=folder(tmp_path) / "comparison-page.png", full_page=True)
-    rows = page.locator(f"{PANEL}_comparison_table tbody tr")
+    rows = table.locator("tbody tr")
     assert [rows.nth(number).locator("td").first.inner_text() for number in (0, 1)] == ["full", "Quality"]
     assert rows.count() == 7
     assert all("x" in rows.nth(number).locator("td").nth(4).inner_text() for number in range(7))
