@@ -88,8 +88,8 @@ class Panel:
             made["enabled"] = accordion
             made["preset"] = self._component("preset")
             with gr.Row():
-                self.tune = gr.Button("Tune for this checkpoint", elem_id=self._elem_id("tune"))
-                self.forget = gr.Button("Forget what was tuned", elem_id=self._elem_id("forget"))
+                self.tune = gr.Button("Tune for this checkpoint", size="sm", elem_id=self._elem_id("tune"))
+                self.forget = gr.Button("Forget what was tuned", size="sm", elem_id=self._elem_id("forget"))
             self.tuned = gr.HTML(elem_id=self._elem_id("tuned"))
             self._plan_html = gr.HTML(elem_id=self._elem_id("plan"))
             self._report_html = gr.HTML(elem_id=self._elem_id("report"))
