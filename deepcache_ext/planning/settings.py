@@ -114,65 +114,64 @@ class Settings:
         "uniform",
         Choice(("auto", "uniform", "non-uniform", "list")),
         "Schedule",
-        "Where full evaluations fall: where they help most at the speed you set, evenly, denser around a centre, "
-        "or by your own list.",
+        "Which evaluations run in full. auto: where they help most at your speed-up; uniform: evenly; "
+        "non-uniform: denser around a centre; list: those you name.",
     )
     speed_up: float = setting(
         2.0,
         Number(1.0, 4.0),
         "Speed-up",
-        "How many times as fast the U-Net is to be from Start to End. Higher is less close to the full picture.",
+        "How many times as fast the U-Net should be. Higher is less close to the full picture.",
     )
     interval: int = setting(
         3,
         WholeNumber(1, 50),
         "Interval",
-        "One evaluation in this many runs in full. Higher is faster and less close.",
+        "One in this many evaluations runs in full. Higher is faster and less close.",
     )
     depth: int = setting(
         1,
         WholeNumber(0, 11),
         "Depth",
-        "Outer block pairs that always run. Higher is slower and mostly closer; at a given speed-up it leaves fewer "
-        "full evaluations, which is less close. With 0 only the output layer runs; where a sampler adds noise, or "
-        "nothing is forecast, 0 counts as 1.",
+        "How many pairs of outer blocks run every time. With a fixed interval, higher is slower and closer. "
+        "At 0 only the output layer runs; samplers that add noise then use 1.",
     )
     center: int = setting(
         15,
         WholeNumber(-1000, 1000),
         "Centre",
-        "The evaluation around which full ones are densest; that part of the picture's making stays closest.",
+        "Full evaluations are densest around this one.",
     )
     power: float = setting(
         1.4,
         Number(1.0, 5.0),
         "Power",
-        "How much denser full evaluations are there; 1 is even. The speed stays the same.",
+        "How much denser they are there. 1 is even. The speed stays the same.",
     )
     steps: tuple[int, ...] = setting(
         (),
         Steps(),
         "Full steps",
-        'Evaluations that run in full, counted from 0, such as "0, 5, 9-12". More are slower and closer.',
+        'The evaluations to run in full, counted from 0, such as "0, 5, 9-12".',
     )
     start: float = setting(
         0.0,
         Number(0.0, 1.0),
         "Start",
-        "All full before this fraction of the run. Higher: slower, closer composition.",
+        "Before this part of the run everything is full. Higher is slower, with a closer composition.",
     )
     end: float = setting(
         1.0,
         Number(0.0, 1.0),
         "End",
-        "All full after this fraction of the run. Lower: slower, closer fine detail.",
+        "After this part of the run everything is full. Lower is slower, with closer details.",
     )
     forecast: str = setting(
         "on",
         Choice(("on", "off")),
         "Forecast",
-        "Let kept features go on changing, and follow the noise that a sampler adds: as fast, and closer. "
-        "Off is the paper's.",
+        "Estimate how the kept features go on changing: closer, and as fast. Off reuses them as they are, as the "
+        "paper does.",
     )
 
     def depth_for(self, *, noisy: bool) -> int:

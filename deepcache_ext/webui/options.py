@@ -53,14 +53,14 @@ class Control:
 def _controls() -> Iterator[Control]:
     of_settings = {f.name: Control(f.name, f.default, **f.metadata) for f in dataclasses.fields(Settings)}
     yield Control(
-        "enabled", False, Flag(), "Enable DeepCache", "Make pictures of this tab faster and a little different."
+        "enabled", False, Flag(), "Enable DeepCache", "Make this tab's pictures faster, and a little different."
     )
     yield Control(
         "preset",
         BALANCED,
         Choice(NAMES),
         "Preset",
-        "Speed-up and depth for the loaded checkpoint: Quality is the closest picture, Fast the shortest wait.",
+        "Quality is closest to the full picture, Fast saves the most time. Custom lets you set everything.",
     )
     yield from of_settings.values()
     yield Control(
@@ -68,7 +68,7 @@ def _controls() -> Iterator[Control]:
         "same",
         Choice(("same", "own", "off")),
         "Hires pass",
-        "The second pass: the same settings, a speed and depth of its own, or off, which is slowest and closest.",
+        "The second pass of hires fix: same settings, its own speed and depth, or not cached at all.",
     )
     for name in _OF_HIRES:
         control = of_settings[name]
@@ -76,14 +76,14 @@ def _controls() -> Iterator[Control]:
             control,
             name=f"hires_{name}",
             label=f"Hires {control.label.lower()}",
-            help=f"{control.label} of the hires pass; the same effect there.",
+            help=f"{control.label} of the hires pass.",
         )
     yield Control(
         "inner",
         True,
         Flag(),
         "Inner passes",
-        "Also for pictures that other extensions make in a job, as ADetailer's faces; off is slower and closer.",
+        "Also cache what other extensions make along the way, such as ADetailer's faces.",
     )
 
 
