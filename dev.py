@@ -1,7 +1,7 @@
 """Set up the project's own environment and run a task in it: python3 dev.py {demo,test,bench} [options].
 
     python3 dev.py demo                 sample the small model with and without the cache
-    python3 dev.py test                 lint, type check and test; options go to pytest
+    python3 dev.py test                 lint, type check and run all tests, some at a time; options go to pytest instead
     python3 dev.py bench macs           run bench/macs.py; any file in bench/ and bench/research/ runs so
 
 Needs Python 3.10 to 3.12 and nothing else. The first run makes .venv and installs the pinned packages.
@@ -53,12 +53,17 @@ def _commands(task: str = "", *options: str) -> list[list[str]]:
     if task == "demo":
         return [["-m", "demo", *options]]
     if task == "test":
-        return [["-m", *command] for command in (*CHECKS, ["pytest", *options])]
+        return [["-m", *command] for command in (*CHECKS, ["pytest", *(options or _in_parallel())])]
     if task == "bench" and options:
         rooms = ("bench", "bench.research")
         found = [room for room in rooms if (ROOT / room.replace(".", "/") / f"{options[0]}.py").is_file()]
         return [["-m", f"{room}.{options[0]}", *options[1:]] for room in found]
     return []
+
+
+def _in_parallel() -> list[str]:
+    """Return pytest's options for all tests: a process for each core, up to four, with the tests of a file in one."""
+    return ["-n", str(min(4, os.cpu_count() or 1)), "--dist", "loadfile"]
 
 
 def _prepare(group: str) -> None:

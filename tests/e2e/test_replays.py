@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from deepcache_ext.sampling import OTHERS
+from tests.e2e.hosts import folder_named_by
 from tests.e2e.pictures import Maker, picture_of, pixels, same
-from tests.e2e.server import EXTENSIONS, folder_named_by, parts_of, serving
+from tests.e2e.server import EXTENSIONS, parts_of, serving
 
 REPOSITORIES = {
     "NegPiP": "sd-webui-negpip",

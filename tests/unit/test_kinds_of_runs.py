@@ -2,6 +2,7 @@
 
 import functools
 from dataclasses import replace
+from unittest import mock
 
 import pytest
 import torch
@@ -22,12 +23,13 @@ def model():
     return TinyModel()
 
 
-def closeness(monkeypatch, model, name, settings, kind=None):
+@functools.cache
+def closeness(model, name, settings, kind=None):
     """Return the mean PSNR in dB to the uncached pictures, the run cached as `kind` if not as the sampler's own."""
     sampler = HOST_SAMPLERS.get(name) or runs.ALL_SAMPLERS[name]
     task = Task(model, "tested", PICTURES, PICTURES, 3.0)
-    monkeypatch.setitem(runs.ALL_SAMPLERS, "tested", replace(sampler, kind=kind or sampler.kind))
-    return float(psnr(task.run(20, settings).pictures, uncached(model, name)).mean())
+    with mock.patch.dict(runs.ALL_SAMPLERS, {"tested": replace(sampler, kind=kind or sampler.kind)}):
+        return float(psnr(task.run(20, settings).pictures, uncached(model, name)).mean())
 
 
 @functools.cache
@@ -41,17 +43,15 @@ def auto(speed_up=2.0, **changes):
 
 
 @pytest.mark.parametrize("name", ["LCM", "Euler, churn 5", "Heun, churn 20", "DDIM, eta 1"])
-def test_a_run_that_adds_noise_is_closer_as_what_it_is(monkeypatch, model, name):
+def test_a_run_that_adds_noise_is_closer_as_what_it_is(model, name):
     quiet = replace(HOST_SAMPLERS[name].kind, noisy=False)
-    gain = closeness(monkeypatch, model, name, auto()) - closeness(monkeypatch, model, name, auto(), quiet)
+    gain = closeness(model, name, auto()) - closeness(model, name, auto(), quiet)
     assert gain > 2.0
 
 
-def test_a_rise_of_the_noise_is_made_in_full(monkeypatch, model):
+def test_a_rise_of_the_noise_is_made_in_full(model):
     blind = replace(HOST_SAMPLERS["Restart"].kind, jumps=False)
-    gain = closeness(monkeypatch, model, "Restart", auto(1.5)) - closeness(
-        monkeypatch, model, "Restart", auto(1.5), blind
-    )
+    gain = closeness(model, "Restart", auto(1.5)) - closeness(model, "Restart", auto(1.5), blind)
     assert gain > 8.0
 
 
@@ -78,10 +78,10 @@ def test_nothing_is_read_where_the_noise_never_rises(model):
 
 
 @pytest.mark.parametrize("change", [{"start": 0.3}, {"start": 0.5}, {"end": 0.8}, {"end": 0.5}], ids=str)
-def test_a_window_makes_it_slower_and_closer(monkeypatch, model, change):
+def test_a_window_makes_it_slower_and_closer(model, change):
     settings = auto(2.0, **change)
     assert full(Schedule(settings, 20)) > full(Schedule(auto(2.0), 20))
-    assert closeness(monkeypatch, model, "Euler", settings) > closeness(monkeypatch, model, "Euler", auto(2.0)) - 1.0
+    assert closeness(model, "Euler", settings) > closeness(model, "Euler", auto(2.0)) - 1.0
 
 
 def full(schedule):
@@ -99,8 +99,8 @@ def test_a_speed_that_a_depth_rules_out_is_not_aimed_at(depth, cost):
     assert not Schedule(auto(2.0, end=0.5), 20, reuse=0.0).shortfall
 
 
-def test_a_depth_that_rules_a_speed_out_keeps_the_picture(monkeypatch, model):
-    found = [closeness(monkeypatch, model, "Euler", auto(2.0, depth=depth)) for depth in (4, 7)]
+def test_a_depth_that_rules_a_speed_out_keeps_the_picture(model):
+    found = [closeness(model, "Euler", auto(2.0, depth=depth)) for depth in (4, 7)]
     assert min(found) > 20
 
 

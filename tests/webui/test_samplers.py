@@ -20,7 +20,11 @@ def test_a_run_shows_what_its_sampler_is_called_with():
     assert samplers.arguments_of(launched(s_churn=5.0)) == {"s_churn": 5.0}
 
 
-@pytest.mark.parametrize("run", [lambda: None, functools.partial(print), print, "no function"], ids=str)
+@pytest.mark.parametrize(
+    "run",
+    [lambda: None, functools.partial(print), print, "no function"],
+    ids=["a closure of nothing", "a partial", "a built-in", "no function"],
+)
 def test_a_run_that_shows_nothing_has_no_arguments(run):
     assert samplers.arguments_of(run) == {}
 
