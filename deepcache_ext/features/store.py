@@ -64,8 +64,9 @@ class _Batch:
         return frozenset((walk, frozenset(tensors)) for walk, tensors in self.kept.items())
 
     @property
-    def walks(self) -> set[int]:
-        return {*self.kept} - {OUTPUT}
+    def walks(self) -> dict[int, torch.Size]:
+        """The channels, height and width of each walk's feature."""
+        return {walk: tensors["feature"].shape[1:] for walk, tensors in self.kept.items() if walk != OUTPUT}
 
     def tensors(self) -> Iterable[Tensor]:
         return (tensor for tensors in self.kept.values() for tensor in tensors.values())
@@ -146,8 +147,9 @@ class RowStore:
         if any(len(walk) != len(call.keys) for walk in walks.values()) or 0 not in walks:
             return False
         signature = call.signature
+        shapes = {walk: feature.shape[1:] for walk, feature in walks.items()}
         last = [
-            place if place and place[0].signature == signature and place[0].walks == walks.keys() else None
+            place if place and place[0].signature == signature and place[0].walks == shapes else None
             for place in before
         ]
         memory = self._memory(call, output)
@@ -170,7 +172,7 @@ class RowStore:
         """Return a fresh tensor of shape (rows, channels, height, width) for each walk's key, or None.
 
         It is the feature that the predictor expects of `call`. None where a row is not kept, was kept for another
-        signature, or was kept by a forward that made other walks.
+        signature, or was kept by a forward that made other walks or resized their pictures otherwise.
         """
         current, signature = self._current(), call.signature
         places = [current[key] for key in call.keys if key in current]

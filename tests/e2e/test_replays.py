@@ -31,7 +31,7 @@ LONG = ", ".join(f"a {adjective} house" for adjective in ("red", "green", "blue"
 
 
 @contextmanager
-def running(titles, webui, python, tmp_path_factory):
+def running(titles, webui, tmp_path_factory):
     """Run a WebUI with the extensions of these titles, as far as there are checkouts of them."""
     folder = folder_named_by("EXTENSIONS_DIR", "folder of other extensions")
     others = {REPOSITORIES[title]: folder / REPOSITORIES[title] for title in titles}
@@ -39,7 +39,7 @@ def running(titles, webui, python, tmp_path_factory):
     helpers = {f"e2e-{name}": [HERE / name / "scripts"] for name in ("replay", "narrow")}
     where = tmp_path_factory.mktemp("replays")
     (where / "ui-config.json").write_text("{}")  # NegPiP reads it before the host has made it
-    with serving(webui, python, where, extensions=EXTENSIONS | helpers | found) as server:
+    with serving(webui, where, extensions=EXTENSIONS | helpers | found) as server:
         maker = Maker(server)
         maker.make(steps=1)
         maker.found = [title for title in titles if REPOSITORIES[title] in found]
@@ -47,15 +47,15 @@ def running(titles, webui, python, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def together(webui, python, tmp_path_factory):
-    with running(TOGETHER[0], webui, python, tmp_path_factory) as maker:
+def together(webui, tmp_path_factory):
+    with running(TOGETHER[0], webui, tmp_path_factory) as maker:
         maker.server.post("/e2e/motion-module?name=tiny.safetensors")
         yield maker
 
 
 @pytest.fixture(scope="module")
-def regional(webui, python, tmp_path_factory):
-    with running(TOGETHER[1], webui, python, tmp_path_factory) as maker:
+def regional(webui, tmp_path_factory):
+    with running(TOGETHER[1], webui, tmp_path_factory) as maker:
         yield maker
 
 

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from bench.launches import Operations
 from deepcache_ext import Action, SamplingPass, Settings
+from deepcache_ext.features.forecast import Held, Line
 from deepcache_ext.features.store import Call, RowStore
 from tests.unit.unets import TaggedUNet
 
@@ -172,3 +173,20 @@ def test_rows_kept_by_different_walks_are_not_mixed():
     assert store.take(call(0, 2)) is None
     taken = store.take(call(1))
     assert {key: feature[0, 0, 0, 0].item() for key, feature in taken.items()} == {0: 1, 1: 11}
+
+
+@pytest.mark.parametrize("predictor", [Held(), Line()])
+def test_a_feature_of_another_size_begins_anew(predictor):
+    """Some resize the picture inside the U-Net, by another factor in each evaluation."""
+    store = RowStore(predictor)
+
+    def call(row, time):
+        return Call([row], torch.zeros(1, 4, 8, 8), torch.tensor([time]))
+
+    for time, size in ((9.0, 8), (8.0, 8), (7.0, 6)):
+        store.start_refresh()
+        store.keep(call("a", time), {0: torch.full((1, 2, size, size), time)})
+    assert torch.equal(store.take(call("a", 6.0))[0], torch.full((1, 2, 6, 6), 7.0))
+    store.keep(call("b", 7.0), {0: torch.ones(1, 2, 7, 7)})
+    both = Call(["a", "b"], torch.zeros(2, 4, 8, 8), torch.tensor([6.0, 6.0]))
+    assert store.take(both) is None
