@@ -19,6 +19,8 @@ class Kind:
     flags: tuple[str, ...]
     models: str = "--models-dir"
     has_hypernetworks: bool = True
+    forge: bool = True
+    """Whether it is of Forge's family, which has a ControlNet and more built in."""
 
     @property
     def is_named(self):
@@ -42,7 +44,8 @@ class Kind:
 
 
 _FORGE = ("--skip-python-version-check", "--skip-version-check", "--always-cpu", "--all-in-fp32")
-A1111 = Kind("WebUI", "WEBUI", ("--use-cpu", "all", "--no-half", "--precision", "full", "--do-not-download-clip"))
+_CPU = ("--use-cpu", "all", "--no-half", "--precision", "full", "--do-not-download-clip")
+A1111 = Kind("WebUI", "WEBUI", _CPU, forge=False)
 FORGE = Kind("Forge", "FORGE", (*_FORGE, "--do-not-download-clip"))
 REFORGE = Kind("reForge", "REFORGE", (*_FORGE, "--do-not-download-clip"))
 CLASSIC = Kind("Forge Classic", "CLASSIC", _FORGE, models="--model-ref", has_hypernetworks=False)

@@ -1,9 +1,12 @@
-"""With the ControlNet extension: CONTROLNET_DIR names a checkout of it whose packages WEBUI_PYTHON can import."""
+"""With ControlNet: the one that is built into Forge's family, or the extension.
+
+CONTROLNET_DIR names a checkout of the extension whose packages WEBUI_PYTHON can import.
+"""
 
 import pytest
 
 from tests.e2e.hosts import folder_named_by
-from tests.e2e.pictures import HIRES, Maker, closeness, picture_of, psnr
+from tests.e2e.pictures import HIRES, Maker, closeness, picture_of, psnr, same
 from tests.e2e.server import EXTENSIONS, parts_of, serving
 
 FAR = 3.0
@@ -13,8 +16,10 @@ SLACK = 3.0
 
 @pytest.fixture(scope="module")
 def maker(webui, tmp_path_factory):
-    checkout = folder_named_by("CONTROLNET_DIR", "checkout of the ControlNet extension")
-    extensions = EXTENSIONS | {"sd-webui-controlnet": parts_of(checkout)}
+    extensions = dict(EXTENSIONS)
+    if not webui.forge:
+        checkout = folder_named_by("CONTROLNET_DIR", "checkout of the ControlNet extension")
+        extensions["sd-webui-controlnet"] = parts_of(checkout)
     with serving(webui, tmp_path_factory.mktemp("controlnet"), extensions=extensions) as running:
         maker = Maker(running)
         maker.make(steps=1)
@@ -22,15 +27,23 @@ def maker(webui, tmp_path_factory):
         yield maker
 
 
-def unit(maker, wanted, **options):
-    """Return a unit of the model whose name begins with `wanted`, or of the preprocessor of that name."""
-    found = {"enabled": True, "image": picture_of(), "module": "none", "weight": 1.0} | options
-    if wanted == "reference_only":
-        return found | {"module": wanted}
-    names = [name for name in maker.server.get("/controlnet/model_list")["model_list"] if name.startswith(wanted)]
-    if not names:
-        pytest.skip(f"the ControlNet extension has no model {wanted}")
-    return found | {"model": names[0]}
+@pytest.fixture(scope="module")
+def unit(webui, maker):
+    """Return a function from the beginning of a model's name, or a preprocessor's, to a unit that has it."""
+    nothing = "None" if webui.forge else "none"
+    reference = {"model": "None", "weight": 2.0, "threshold_a": 0.5} if webui.forge else {}
+    models = maker.server.get("/controlnet/model_list")["model_list"]
+
+    def made(wanted, **options):
+        found = {"enabled": True, "image": picture_of(), "module": nothing, "weight": 1.0} | options
+        if wanted == "reference_only":
+            return found | {"module": wanted} | reference
+        names = [name for name in models if name.startswith(wanted)]
+        if not names:
+            pytest.skip(f"ControlNet has no model {wanted}")
+        return found | {"model": names[0]}
+
+    return made
 
 
 CASES = {
@@ -46,13 +59,13 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_controls_effect_is_all_there(maker, case):
+def test_the_controls_effect_is_all_there(maker, unit, case):
     wanted, request = CASES[case]
     if case == "SDXL":
         request = {"model": maker.model("SDXL")}
         maker.make(steps=1, **request)
         maker.server.post("/e2e/narrow")
-    units = [unit(maker, name) for name in wanted]
+    units = [unit(name) for name in wanted]
     controlled = request | {"alwayson_scripts": {"ControlNet": {"args": units}}}
     with_control, passes = closeness(maker, **controlled)
     plain, _ = closeness(maker, **request)
@@ -63,30 +76,42 @@ def test_the_controls_effect_is_all_there(maker, case):
     assert with_control > without_control + FAR
 
 
-def test_the_controls_effect_is_there_without_any_block_too(maker):
-    units = [unit(maker, "tiny-cn"), unit(maker, "tiny-t2i")]
+def test_the_controls_effect_is_there_without_any_block_too(maker, unit):
+    units = [unit("tiny-cn"), unit("tiny-t2i")]
     request = {"steps": 10, "alwayson_scripts": {"ControlNet": {"args": units}}}
     cached = maker.make(cache={"interval": 3, "depth": 0}, **request)
     assert maker.counts() == [("txt2img", 4, 6)]
     assert psnr(cached, maker.make(**request)) > psnr(cached, maker.make(steps=10)) + FAR
 
 
-def test_a_unit_that_ends_in_mid_run(maker):
-    units = [unit(maker, "tiny-cn", guidance_end=0.5)]
+def test_a_unit_that_ends_in_mid_run(maker, unit):
+    units = [unit("tiny-cn", guidance_end=0.5)]
     found, (done,) = closeness(maker, alwayson_scripts={"ControlNet": {"args": units}})
     assert done["full"] + done["reused"] == 10
     assert done["error"] == ""
     assert found > closeness(maker)[0] - SLACK
 
 
-def test_a_reuse_runs_only_the_control_blocks_that_it_needs(maker):
+def test_a_reuse_runs_only_the_control_blocks_that_it_needs(maker, unit):
     def blocks(**request):
         maker.state()
         maker.make(steps=10, cache={"interval": 3, "depth": 2}, **request)
         assert maker.counts() == [("txt2img", 4, 6)]
         return maker.state()["blocks"]
 
-    of_control = blocks(alwayson_scripts={"ControlNet": {"args": [unit(maker, "tiny-cn")]}}) - blocks()
+    of_control = blocks(alwayson_scripts={"ControlNet": {"args": [unit("tiny-cn")]}}) - blocks()
     input_blocks, middle, hint = 12, 1, 1
     full = 2 * input_blocks + 2 * middle + hint
     assert of_control == 4 * full + 6 * (2 * 2 + hint)
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+@pytest.mark.parametrize("wanted", [["tiny-cn"], ["tiny-cn", "tiny-t2i"], ["tiny-t2i", "tiny-cn"]], ids="+".join)
+def test_short_control_models_make_the_picture_of_whole_ones(maker, unit, wanted, depth):
+    request = {"steps": 10, "alwayson_scripts": {"ControlNet": {"args": [unit(name) for name in wanted]}}}
+    short = maker.make(cache={"interval": 3, "depth": depth}, **request)
+    of_short = maker.state()["blocks"]
+    maker.server.post("/e2e/want?whole_controls=true")
+    assert same(short, maker.make(cache={"interval": 3, "depth": depth}, **request))
+    assert maker.counts() == [("txt2img", 4, 6)]
+    assert maker.state()["blocks"] > of_short

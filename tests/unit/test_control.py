@@ -5,9 +5,13 @@ import torch
 
 from bench.parts.control_net import ControlledForward, ControlNet
 from deepcache_ext import SamplingPass, Settings
+from deepcache_ext.features.rows import Batch
+from deepcache_ext.sampling import SHORTENED
+from tests.unit.test_iterated import Iterating
 from tests.unit.unets import Case, state_of
 
 DEPTHS = (0, 1, 2, 5)
+KEYS = (("cond", 0), ("uncond", 0))
 
 
 class Controlled:
@@ -87,3 +91,62 @@ def test_an_exception_in_the_control_model_leaves_it_whole(controlled):
             controlled.case.call(2)
         handle.remove()
         assert state_of(controlled.control) == before
+
+
+class Ahead:
+    """A narrowed U-Net, and a control model that is called before it, whose residuals it takes out of lists."""
+
+    def __init__(self, name):
+        torch.manual_seed(1)
+        self.case = Case(name)
+        self.control = ControlNet(self.case.unet)
+        self.hint = torch.rand(1, 3, 64, 64)
+        self.case.unet.forward = self.forward = Iterating(self.case)
+
+    @torch.no_grad()
+    def call(self, seed):
+        x, timesteps, context, y = (self.case.inputs(seed).get(key) for key in ("x", "timesteps", "context", "y"))
+        _, emb, _ = self.case.embedded(x, timesteps, context, y)
+        *outputs, middle = self.control(x, emb, context, self.hint)
+        self.forward.residuals = {"output": outputs, "middle": [middle]}
+        return self.case.call(seed), outputs
+
+    def passed(self, depth, models, keys=KEYS):
+        """Return the output of a reuse, and how many residuals of blocks there were."""
+        settings, batch = Settings(interval=2, depth=depth), Batch(1, (8, 8))
+        ahead = {"view": "full-length", "controls_ahead": lambda: models}
+        with SamplingPass(self.case.unet, settings, **ahead) as run:
+            for seed in (1, 2):
+                run.start_evaluation(keys=KEYS if seed == 1 else keys, batch=batch)
+                output, residuals = self.call(seed)
+        assert (run.statistics.missed, run.statistics.error) == (keys != KEYS, "")
+        return output, sum(one is not None for one in residuals)
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+@pytest.mark.parametrize("name", ["SD1.5", "SDXL"])
+def test_control_models_that_are_called_before_the_unet_are_shortened_too(name, depth):
+    ahead = Ahead(name)
+    before = state_of(ahead.control)
+    short, of_blocks = ahead.passed(depth, [ahead.control])
+    whole, all_blocks = ahead.passed(depth, [])
+    assert torch.equal(short, whole)
+    assert (of_blocks, all_blocks) == (max(1, depth), len(ahead.case.unet.input_blocks))
+    assert state_of(ahead.control) == before
+
+
+def test_before_a_call_that_may_have_a_new_row_the_control_model_is_whole():
+    ahead = Ahead("SD1.5")
+    _, of_blocks = ahead.passed(1, [ahead.control], keys=("another", *KEYS[1:]))
+    assert of_blocks == len(ahead.case.unet.input_blocks)
+
+
+def test_a_shortened_control_before_a_call_that_cannot_reuse_is_said():
+    ahead = Ahead("SD1.5")
+    options = {"view": "full-length", "controls_ahead": lambda: [ahead.control]}
+    with SamplingPass(ahead.case.unet, Settings(interval=2, depth=1), **options) as run:
+        for seed in (1, 2):
+            run.start_evaluation(keys=KEYS, batch=Batch(1, (8, 8)), exact=False)
+            run.say(KEYS if seed == 1 else ("another", "row"))
+            ahead.call(seed)
+    assert run.statistics.error == f"RuntimeError: {SHORTENED}"

@@ -141,9 +141,14 @@ def state():
     return found
 
 
-def want(inner: str = "", raise_at: int = 0, nan_at: int = 0):
-    """Set what the next jobs do."""
+def want(inner: str = "", raise_at: int = 0, nan_at: int = 0, whole_controls: bool = False):
+    """Set what the next jobs do; with `whole_controls` DeepCache hears of no control model that it may shorten."""
     wanted.update(inner=inner, raise_at=raise_at or None, nan_at=nan_at or None)
+    host = sys.modules["deepcache_ext.webui.hosts"].host
+    for name in ("control_models", "controls_ahead"):
+        vars(host).pop(name, None)
+        if whole_controls:
+            setattr(host, name, lambda *_: [])
 
 
 def reload_ui():
