@@ -55,7 +55,7 @@ def picture(
     """
     title = html.escape(name)
     if evaluations is None:
-        why = html.escape(note) or "this sampler decides itself how many evaluations it makes"
+        why = html.escape(note) or "this sampler does not tell how many evaluations it makes"
         return f"<p><b>{title}</b>: {why}.</p>"
     if settings is None:
         depth, actions = 0, (Action.FULL,) * evaluations

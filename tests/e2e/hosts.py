@@ -45,7 +45,7 @@ class Kind:
 
 _FORGE = ("--skip-python-version-check", "--skip-version-check", "--always-cpu", "--all-in-fp32")
 _CPU = ("--use-cpu", "all", "--no-half", "--precision", "full", "--do-not-download-clip")
-A1111 = Kind("WebUI", "WEBUI", _CPU, forge=False)
+A1111 = Kind("A1111", "WEBUI", _CPU, forge=False)
 FORGE = Kind("Forge", "FORGE", (*_FORGE, "--do-not-download-clip"))
 REFORGE = Kind("reForge", "REFORGE", (*_FORGE, "--do-not-download-clip"))
 CLASSIC = Kind("Forge Classic", "CLASSIC", _FORGE, models="--model-ref", has_hypernetworks=False)

@@ -9,6 +9,9 @@ import json
 from fnmatch import fnmatch
 from pathlib import Path
 
+from tests.e2e.hosts import KINDS
+
+HOSTS = [kind.name for kind in KINDS]
 TESTED, NOT_TESTED, BROKEN = "tested", "not tested", "does not work"
 
 ROWS = {
@@ -43,11 +46,18 @@ ROWS = {
     "CFG 1": "combinations::*CFG 1*",
     "token merging": "combinations::*token merging*",
     "hypertile": "combinations::*hypertile*",
-    "FreeU": "extensions::*FreeU*",
-    "self-attention guidance": "extensions::*self-attention*",
-    "perturbed-attention guidance": "extensions::*perturbed-attention*, extensions::*_begins_in_mid_run*",
+    "FreeU": "extensions::*FreeU*, builtins::*FreeU*, builtins::*freeu*",
+    "self-attention guidance": "extensions::*self-attention*, builtins::*SAG*, builtins::*[[]selfattention*",
+    "perturbed-attention guidance": (
+        "extensions::*perturbed-attention*, extensions::*_begins_in_mid_run*, builtins::*PAG*, "
+        "builtins::*[[]perturbedattention*"
+    ),
+    "Kohya's HRFix": "builtins::*Kohya*, builtins::*kohya*",
+    "Never OOM": "builtins::*Never OOM*",
     "T2I-Zero": "extensions::*T2I-Zero*",
-    "Tiled Diffusion and its kin: tiles are made without caching, and it says so": "extensions::*Diffus*",
+    "Tiled Diffusion and its kin: tiles are made without caching, and it says so": (
+        "extensions::*Diffus*, builtins::*_multidiffusion*"
+    ),
     "DemoFusion: its tiles likewise": "extensions::*_demofusion*",
     "Dynamic Thresholding": "extensions::*thresholding*",
     "NegPiP, with short and long prompts": "replays::*_negpip*",
@@ -78,17 +88,32 @@ class Outcomes:
         self.found = {}
 
     def pytest_runtest_logreport(self, report):
-        name = report.nodeid.rpartition("/test_")[2].replace(".py::test_", "::_")
-        if report.when == "call" or report.outcome != "passed":
+        host, name = of_node(report.nodeid)
+        if host and (report.when == "call" or report.outcome != "passed"):
             worst = {"passed": 0, "skipped": 1, "failed": 2}
-            self.found[name] = max(self.found.get(name, "passed"), report.outcome, key=worst.get)
+            of_host = self.found.setdefault(host, {})
+            of_host[name] = max(of_host.get(name, "passed"), report.outcome, key=worst.get)
 
     def pytest_sessionfinish(self):
         known = json.loads(self.file.read_text(encoding="utf-8")) if self.file.exists() else {}
-        rows = known.get("rows", {}) | rows_of(self.found)
-        ordered = {title: rows.get(title, NOT_TESTED) for title in ROWS}
+        rows = known.get("rows", {})
+        found = {host: rows_of(outcomes) for host, outcomes in self.found.items()}
+        ordered = {
+            title: {host: found.get(host, {}).get(title, rows.get(title, {}).get(host, NOT_TESTED)) for host in HOSTS}
+            for title in ROWS
+        }
         today = dt.datetime.now(tz=dt.timezone.utc).date().isoformat()
         self.file.write_text(json.dumps({"date": today, "rows": ordered}, indent=2) + "\n", encoding="utf-8")
+
+
+def of_node(nodeid):
+    """Return the host that a test ran on and its name without that, as ROWS has it."""
+    name = nodeid.rpartition("/test_")[2].replace(".py::test_", "::_")
+    for host in HOSTS:
+        for part, rest in ((f"[{host}]", ""), (f"[{host}-", "["), (f"-{host}]", "]")):
+            if part in name:
+                return host, name.replace(part, rest)
+    return "", name
 
 
 def rows_of(outcomes):
@@ -103,5 +128,6 @@ def rows_of(outcomes):
 
 def table(results):
     """Return the table of what a file of results says."""
-    rows = ["| with | |", "| --- | --- |", *(f"| {title} | {outcome} |" for title, outcome in results["rows"].items())]
+    rows = [f"| with | {' | '.join(HOSTS)} |", "| --- " * (1 + len(HOSTS)) + "|"]
+    rows += [f"| {title} | {' | '.join(of[host] for host in HOSTS)} |" for title, of in results["rows"].items()]
     return "\n".join(rows)

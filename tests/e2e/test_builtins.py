@@ -1,0 +1,64 @@
+"""What Forge's family has built in and people use: found by the title of its script, its arguments by their labels."""
+
+import pytest
+
+from deepcache_ext.sampling import OTHERS
+from tests.e2e.pictures import closeness, psnr, same
+
+ON = {"interval": 3, "depth": 2}
+TEN = {"steps": 10}
+SLACK = 3.0
+"""How many dB a combination may be less close than the plain picture."""
+TILES = {"Tile Width": 64, "Tile Height": 64, "Tile Overlap": 32}
+GUIDANCES = ("selfattentionguidance", "perturbedattentionguidance")
+CASES = {
+    "Kohya HRFix": ("kohya hrfix", {}),
+    "Kohya HRFix, another block, before the skip": ("kohya hrfix", {"Block Number": 5, "Downscale After Skip": False}),
+    "Kohya HRFix to the end": ("kohya hrfix", {"End Percent": 1.0}),
+    "SAG": ("selfattentionguidance", {}),
+    "PAG": ("perturbedattentionguidance", {}),
+    "FreeU": ("freeu", {}),
+    "Never OOM": ("never oom", {}),
+}
+
+
+@pytest.fixture(scope="module")
+def switched_on(webui, maker):
+    """Return a function from the beginning of a script's title and some arguments to what switches it on."""
+    infos = [info for info in maker.server.get("/sdapi/v1/script-info") if not info["is_img2img"]]
+
+    def asked(title, changes):
+        info = next((info for info in infos if webui.forge and info["name"].startswith(title)), None)
+        if info is None:
+            pytest.skip(f"{webui.name} has no {title} built in")
+        values = [changes.get(argument["label"], argument["value"]) for argument in info["args"]]
+        return {"alwayson_scripts": {info["name"]: {"args": [True, *values[1:]]}}}
+
+    return asked
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_builtin_is_as_close_as_the_plain_picture(maker, usual, switched_on, case):
+    title, changes = CASES[case]
+    found, (done,) = closeness(maker, **switched_on(title, changes))
+    print(f"{case}: {found:.1f} dB, {usual:.1f} plain")
+    assert (done["full"] + done["reused"], done["error"], done["others"]) == (10, "", False)
+    assert done["reused"] >= 5
+    assert found > usual - SLACK
+
+
+@pytest.mark.parametrize("title", ["freeu", "kohya hrfix", *GUIDANCES])
+def test_a_builtin_has_its_effect_on_cached_pictures_too(maker, switched_on, title):
+    request = TEN | switched_on(title, {})
+    cached, uncached = maker.make(cache=ON, **request), maker.make(**request)
+    assert not same(uncached, maker.make(**TEN))
+    assert psnr(cached, uncached) > psnr(cached, maker.make(**TEN)) - SLACK
+    assert same(cached, maker.make(cache=ON, **request))
+
+
+def test_multidiffusions_tiles_are_computed_in_full_and_said(maker, switched_on):
+    request = TEN | switched_on("multidiffusion", TILES)
+    cached = maker.make(cache=ON, **request)
+    (done,) = maker.last_run()["passes"]
+    assert (done["statistics"]["reused"], done["reason"]) == (0, OTHERS)
+    assert same(cached, maker.make(**request))
