@@ -43,7 +43,7 @@ def test_a_pass_without_caching_is_all_full():
 
 
 def test_an_unknown_number_of_evaluations_is_said():
-    assert "decides itself" in plan.picture("txt2img", Settings(), 20, None, "SD1")
+    assert "does not tell" in plan.picture("txt2img", Settings(), 20, None, "SD1")
 
 
 def test_without_any_block_a_reuse_costs_nothing_unless_noise_is_added():
