@@ -61,7 +61,7 @@ class Tuning:
             told.append(f"{name}: {plan.psnr:.1f} dB, {closer}; {plan.fewer_steps} steps: {plan.fewer:.1f} dB.")
         worse = [name for name, plan in self.plans.items() if not plan.is_worth_it]
         if worse:
-            told.append(f"Fewer steps are as close as {listed(worse)} with this sampler on this checkpoint.")
+            told.append(f"With this sampler fewer steps may be as close as {listed(worse)} on this checkpoint.")
         return told + ([self.note] if self.note else [])
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from deepcache_ext.planning.settings import Settings
+from deepcache_ext.planning.tuning import SURE
 
 FORMAT = "DeepCache plans, 1"
 
@@ -52,8 +53,8 @@ class Plan:
 
     @property
     def is_worth_it(self) -> bool:
-        """Whether fewer steps at the same cost were less close."""
-        return self.psnr > self.fewer
+        """Whether fewer steps at the same cost were surely less close."""
+        return self.psnr - self.fewer > SURE
 
 
 Plans = Mapping[Key, Mapping[str, Plan]]
