@@ -19,7 +19,8 @@ def page(server, maker):
         page.set_default_timeout(WAIT)
         page.goto(server.address)
         page.wait_for_selector("#txt2img_generate")
-        page.click(f"{PANEL}_enabled .label-wrap")
+        page.wait_for_selector(f"{PANEL}_enabled")
+        page.evaluate(f"document.querySelector('{PANEL}_enabled-checkbox input').click()")
         page.wait_for_selector(f"{PANEL}_plan svg")
         for slider, value in (("steps", "12"), ("width", "128"), ("height", "128")):
             page.fill(f"#txt2img_{slider} input[type=number]", value)
