@@ -23,7 +23,7 @@ from deepcache_ext.webui.passes import OVERRIDES, Controller
 from deepcache_ext.webui.presets import CUSTOM, PRESETS, left_alone
 from deepcache_ext.webui.questions import questions
 from deepcache_ext.webui.tuned import Key, Plan, TunedPlans
-from deepcache_ext.webui.tuned_runs import key_of_job
+from deepcache_ext.webui.tuned_runs import changes_in_mid_run, key_of_job
 
 logger = logging.getLogger("deepcache")
 
@@ -242,6 +242,8 @@ def _reason(p: Any, key: Key | None) -> str:
         return "nobody knows how many evaluations this sampler will make"
     if obstacle := host.obstacle():
         return obstacle
+    if changes_in_mid_run(p):
+        return "the prompt changes in mid-run, where plans are made anew"
     if host.loaded().unet is None:
         return "the checkpoint has no U-Net"
     denoising = 1.0 if key.kind == "txt2img" else p.denoising_strength or 1.0

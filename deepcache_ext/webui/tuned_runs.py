@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from deepcache_ext.webui.tuned import Key, Plan, TunedPlans
 
 AUTOMATIC = "Automatic"
 """The host's name for the sampler's own scheduler."""
+_SCHEDULED = re.compile(r"\[[^\[\]]*[:|]")
 _MATTER = ("schedule", "speed_up", "depth", "start", "end", "forecast")
 """The settings that a preset's plan depends on."""
 
@@ -32,14 +34,24 @@ def key_of(sampler: str, scheduler: str | None, steps: int, *, img2img: bool) ->
     return Key(checkpoint, sampler, scheduler, "img2img" if img2img else "txt2img", evaluations)
 
 
+def changes_in_mid_run(p: Any) -> bool:
+    """Tell whether a prompt of the host's `p` has a schedule, such as `[a:b:9]` or `[a|b]`."""
+    prompts = [getattr(p, name, None) or "" for name in ("prompt", "negative_prompt")]
+    lists = [[one] if isinstance(one, str) else one for one in prompts]
+    return any(_SCHEDULED.search(one) for of_kind in lists for one in of_kind)
+
+
 def applied(options: Options, p: Any, plans: TunedPlans) -> Options:
     """Return the options of a job of the host's `p` with the plan that was found for it, if there is one.
 
-    A file of plans that can't be read is told in a comment on the job.
+    A file of plans that can't be read is told in a comment on the job. Where prompts change in mid-run the presets' own
+    plans are in force, which are made anew at the change.
     """
     if not plans.all():
         if plans.problem:
             p.comment(f"DeepCache: {plans.problem}.")
+        return options
+    if changes_in_mid_run(p):
         return options
     hires, family = bool(getattr(p, "enable_hr", False)), host.loaded().family
     plan = plan_for(options, key_of_job(p), plans, family, hires=hires)

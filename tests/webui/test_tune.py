@@ -102,6 +102,10 @@ def test_where_there_is_nothing_to_tune_the_picture_is_made(host):
     tab.steps = 6
     host.tuner.run(tab)
     assert host.tuner.tuned_nothing.startswith("with 6 steps")
+    tab = Tab()
+    tab.prompt = "[a:b:4]"
+    host.tuner.run(tab)
+    assert host.tuner.tuned_nothing.startswith("the prompt changes in mid-run")
     assert host.tuner.plans.all() == {}
 
 

@@ -132,3 +132,14 @@ def test_a_job_tells_that_the_plans_cannot_be_read(tuned):
     (comment,) = tab.comments
     assert comment.startswith("DeepCache: deepcache-plans.json holds no plans that can be read")
     assert "DeepCache steps" not in tab.extra_generation_params
+
+
+@pytest.mark.parametrize(
+    ("prompt", "changes"),
+    [("a [b] (c:1.2)", False), ("a [b:c:9]", True), ("[a|b]", True), (["a", "[:b:0.5]"], True), ("<lora:a:1>", False)],
+)
+def test_plans_are_not_for_prompts_that_change_in_mid_run(tuned, prompt, changes):
+    tab = Tab()
+    tab.prompt = prompt
+    tuned.begin_job(tab, [{"enabled": True, "preset": "Fast"}])
+    assert ("DeepCache steps" in tab.extra_generation_params) is not changes
