@@ -32,10 +32,11 @@ def host_folder() -> Path | None:
 
 
 def main() -> None:
-    """Print one line if the host is too old."""
+    """Print one line if the host, AUTOMATIC1111's or one that descends from it, is too old."""
     host = host_folder()
     if host is not None and (lacking := missing(host)):
-        print(f"DeepCache needs WebUI {OLDEST_HOST} or newer; this one lacks {', '.join(lacking)}. Please update it.")
+        hosts = f"WebUI {OLDEST_HOST} or newer, or one of Forge's family"
+        print(f"DeepCache needs {hosts}; this one lacks {', '.join(lacking)}. Please update it.")
 
 
 if __name__ == "__main__":

@@ -22,19 +22,19 @@ CASES = {
 }
 
 
-@pytest.fixture(scope="module")
-def switched_on(webui, maker):
-    """Return a function from the beginning of a script's title and some arguments to what switches it on."""
+def arguments_of(webui, maker, title, changes):
+    """Return what switches on the script whose title begins so, with some arguments changed by their labels."""
     infos = [info for info in maker.server.get("/sdapi/v1/script-info") if not info["is_img2img"]]
+    info = next((info for info in infos if webui.forge and info["name"].startswith(title)), None)
+    if info is None:
+        pytest.skip(f"{webui.name} has no {title} built in")
+    values = [changes.get(argument["label"], argument["value"]) for argument in info["args"]]
+    return {"alwayson_scripts": {info["name"]: {"args": [True, *values[1:]]}}}
 
-    def asked(title, changes):
-        info = next((info for info in infos if webui.forge and info["name"].startswith(title)), None)
-        if info is None:
-            pytest.skip(f"{webui.name} has no {title} built in")
-        values = [changes.get(argument["label"], argument["value"]) for argument in info["args"]]
-        return {"alwayson_scripts": {info["name"]: {"args": [True, *values[1:]]}}}
 
-    return asked
+@pytest.fixture
+def switched_on(webui, maker):
+    return lambda title, changes: arguments_of(webui, maker, title, changes)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -29,10 +29,16 @@ _FAMILIES: dict[str, Family] = {"xl": "SDXL"}
 """The families by the preset at the top of Forge's page, which loads a checkpoint when the first picture is made."""
 
 
+_ONE_A_STEP = frozenset({
+    "Euler", "LMS", "DPM++ 2M", "LCM", "DDPM", "IPNDM", "IPNDM_V", "DEIS", "Euler Negative",
+})  # fmt: skip
+"""Samplers that evaluate once a step; of reForge's dozens of others the host tells nothing."""
+
+
 class Forge(webui.WebUI):
     """The family's host, whichever of its members."""
 
-    samplers = Samplers()
+    samplers = Samplers(one_a_step=_ONE_A_STEP)
     counts_blocks = True
 
     def __init__(self) -> None:

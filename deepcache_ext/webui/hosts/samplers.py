@@ -19,11 +19,19 @@ _CHURNED = {"Euler", "Heun", "DPM2"}
 _STEPS_OF_ITS_OWN = {"Restart"}
 """Samplers that make other steps of the noise levels that they are given."""
 _NEVER_RISE = {"k_diffusion.sampling", "modules.sd_samplers_timesteps_impl", "modules.sd_samplers_lcm"}
+_NEVER_RISE |= {"k_diff.k_diffusion.sampling"}  # the same in reForge
 """The modules whose samplers only go down in noise."""
 
 
 class Samplers:
-    """The samplers of a host, by name."""
+    """The samplers of a host, by name.
+
+    With `one_a_step` a sampler of which the host tells nothing is taken to evaluate once a step only if it is among
+    these; of any other nobody knows how often it does.
+    """
+
+    def __init__(self, one_a_step: frozenset[str] | None = None) -> None:
+        self._one_a_step = one_a_step
 
     decide_themselves: frozenset[str] = frozenset({"DPM adaptive"})
     """Those that decide by what they get how often they evaluate: an error of ours has them evaluate more often."""
@@ -64,7 +72,7 @@ class Samplers:
         for a run that has not begun.
         """
         config = sd_samplers.all_samplers_map.get(sampler)
-        if config is None or sampler in self.decide_themselves:
+        if config is None or sampler in self.decide_themselves or not self._tells(sampler, config):
             return None
         given = arguments or {}
         timesteps, sigmas = given.get("timesteps"), given.get("sigmas")
@@ -78,6 +86,9 @@ class Samplers:
             # the last step of a sampler with two stages goes to sigma 0, with one evaluation
             return stages * steps - (stages == 2 and not ends_above_zero)
         return sum(stages if sigma > 0 else 1 for sigma in sigmas.tolist()[1:])
+
+    def _tells(self, sampler: str, config: Any) -> bool:
+        return self._one_a_step is None or bool(config.options) or sampler in {*self._one_a_step, *_TIMESTEPS}
 
     @staticmethod
     def img2img_steps(steps: int, denoising: float) -> int:

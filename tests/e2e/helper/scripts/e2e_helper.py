@@ -130,7 +130,7 @@ def state():
         "attributes": sorted(name for name in vars(unet) if "deepcache" in name.lower()),
         "axes": [option.label for option in xyz.axis_options if not getattr(option, "is_img2img", False)],
         "callbacks": [
-            callback.name
+            getattr(callback, "name", callback.script)
             for callbacks in script_callbacks.callback_map.values()
             for callback in callbacks
             if "deepcache" in callback.script.lower().rsplit("/", 1)[-1]
