@@ -1,0 +1,155 @@
+"""From how many evaluations on does caching pay in a pass over a picture, as img2img and face fixers make them?
+
+The pass makes the last steps of a run from a picture of the same network to which noise is added. Each preset is
+compared with as many evaluations as cost about the same, over the same noise levels and spread evenly among those of
+the pass. PSNR to the pass without caching, the mean over the pictures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench.parts.report import read_csv, table, write_csv, written_on
+from bench.presets import family_of
+from deepcache_ext import SamplingPass, Settings
+from deepcache_ext.webui.plan import reuse_cost
+from deepcache_ext.webui.presets import PRESETS
+from demo import tiny_model
+from demo.pictures import psnr
+from demo.samplers import SAMPLERS
+from demo.tiny_model import TinyModel
+
+USUAL = ("Euler", "Euler a", "Heun", "DPM++ 2M", "LMS")
+SEED = 1000
+
+
+@dataclass(frozen=True)
+class Result:
+    """One preset in one pass."""
+
+    network: str
+    sampler: str
+    steps: int
+    evaluations: int
+    preset: str
+    full: int
+    mean: float
+    fewer: int
+    """Evaluations that cost about the same."""
+    fewer_mean: float
+
+    @property
+    def gain(self) -> float:
+        """What the preset gains over fewer evaluations, in dB."""
+        return self.mean - self.fewer_mean
+
+
+class Pass:
+    """The last `count` steps of a run, from a given picture."""
+
+    def __init__(self, model: TinyModel, sampler: str, steps: int, count: int, pictures: int, guidance: float) -> None:
+        self.model = model
+        self.sampler = SAMPLERS[sampler]
+        self.evaluations = self.sampler.evaluations(count)
+        self._prompts = model.prompts(pictures)
+        self._guidance = guidance
+        self._sigmas = self.sampler.sigmas(model, steps)[-count - 1 :]
+
+    def picture(self, start: Tensor, settings: Settings | None = None, count: int | None = None) -> tuple[Tensor, int]:
+        """Return what the pass makes of `start` and its full evaluations: cached, or in `count` steps."""
+        sigmas = self._sigmas
+        if count is not None:
+            sigmas = sigmas[np.linspace(0, len(sigmas) - 1, count + 1).round().astype(int)]
+        if settings is None:
+            return self._made(start, sigmas, self.model.denoiser(self._prompts, self._guidance)), self.evaluations
+        kind, family = self.sampler.kind, family_of(self.model)
+        with SamplingPass(
+            self.model.unet,
+            settings,
+            self.evaluations,
+            sampler=kind,
+            reuse=reuse_cost(settings.depth_for(noisy=kind.noisy), family),
+            levels=self.model.levels,
+        ) as run:
+            made = self._made(start, sigmas, run.wrap(self.model.denoiser(self._prompts, self._guidance)))
+        return made, run.statistics.full
+
+    @torch.no_grad()
+    def _made(self, start: Tensor, sigmas: Tensor, denoiser: object) -> Tensor:
+        torch.manual_seed(SEED)
+        x = start + self.model.noise(len(start), SEED) * sigmas[0]
+        return self.model.decode(self.sampler.function(denoiser, x, sigmas, disable=True))
+
+
+@torch.no_grad()
+def starts(model: TinyModel, pictures: int, guidance: float) -> Tensor:
+    """Return latents of pictures to start from."""
+    sigmas = model.sigmas(20)
+    noise = model.noise(pictures, SEED + 500) * sigmas[0]
+    return SAMPLERS["Euler"].function(model.denoiser(model.prompts(pictures), guidance), noise, sigmas, disable=True)
+
+
+def compare(of: Pass, start: Tensor, sampler: str, steps: int) -> Iterator[Result]:
+    """Yield a result for each preset that reuses something in the pass."""
+    reference, _ = of.picture(start)
+    family = family_of(of.model)
+    for name, settings in PRESETS.items():
+        chosen = Settings(**settings[family])
+        made, full = of.picture(start, chosen)
+        if full == of.evaluations:
+            continue
+        reuse = reuse_cost(chosen.depth_for(noisy=of.sampler.kind.noisy), family)
+        compute = full + (of.evaluations - full) * reuse
+        fewer = min(range(1, 50), key=lambda count: abs(of.sampler.evaluations(count) - compute))
+        without, _ = of.picture(start, count=fewer)
+        means = float(psnr(made, reference).mean()), fewer, float(psnr(without, reference).mean())
+        yield Result(of.model.name, sampler, steps, of.evaluations, name, full, *means)
+
+
+def gains(results: list[Result]) -> str:
+    """Return a table: by number of evaluations, each preset's mean gain, its least one and how often it is one."""
+    rows = []
+    for count in sorted({result.evaluations for result in results}):
+        cells = []
+        for name in PRESETS:
+            found = [r.gain for r in results if (r.evaluations, r.preset) == (count, name)]
+            won = sum(gain > 0 for gain in found)
+            cells.append(f"{np.mean(found):+.1f} ({min(found):+.1f}), {won} of {len(found)}" if found else "")
+        rows.append([f"{count}", *cells])
+    return table(["evaluations", *PRESETS], rows)
+
+
+def main() -> None:
+    """Measure and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", nargs="+", choices=tiny_model.NAMES, default=["avatars", "emoji", "clipart"])
+    parser.add_argument("--samplers", nargs="+", choices=SAMPLERS, default=USUAL)
+    parser.add_argument("--steps", nargs="+", type=int, default=[20, 40])
+    parser.add_argument("--counts", nargs="+", type=int, default=[*range(2, 11), 12])
+    parser.add_argument("--pictures", type=int, default=16)
+    parser.add_argument("--guidance", type=float, default=4.0)
+    parser.add_argument("--out", type=Path, default=Path("docs/short-passes.csv"))
+    parser.add_argument("--show", action="store_true", help="print the table of what is there")
+    options = parser.parse_args()
+    print(written_on())
+    found = read_csv(Result, options.out) if options.show else []
+    for network in () if options.show else options.networks:
+        model = TinyModel(network)
+        start = starts(model, options.pictures, options.guidance)
+        for sampler, steps, count in itertools.product(options.samplers, options.steps, options.counts):
+            of = Pass(model, sampler, steps, count, options.pictures, options.guidance)
+            found.extend(compare(of, start, sampler, steps))
+            write_csv(found, options.out)
+    print(f"\nGain over fewer evaluations in dB, mean (least), and how often there is one\n\n{gains(found)}")
+
+
+if __name__ == "__main__":
+    main()
