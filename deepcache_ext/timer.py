@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from deepcache_ext.network.own_hooks import OwnHooks
 
+Times = Mapping[tuple[str, tuple[int, ...]], Sequence[float]]
+"""The seconds of calls, in order, by their label and the shape of their input."""
+
+TIMED = frozenset({"cpu", "cuda"})
+"""The devices that tell when they have done a call."""
+
 
 class CallTimer:
-    """Times the calls of `unet`: by events on a CUDA device, by the clock elsewhere.
+    """Times the calls of `unet`: by events on a CUDA device, by the clock on a processor.
 
-    `label` is asked after every call; `seconds` is what a label's calls took, in order. Other hooks put on between
-    `install` and `remove` are timed with the call.
+    On other devices a call returns before it is done and nothing tells when it is, so there none is timed. `label` is
+    asked after every call. Other hooks put on between `install` and `remove` are timed with the call.
     """
 
     def __init__(self, unet: nn.Module, label: Callable[[], str]) -> None:
         self._label = label
-        self._calls: list[tuple[str, Any, Any]] = []
+        self._calls: list[tuple[tuple[str, tuple[int, ...]], Any, Any]] = []
         self._start: Any = None
+        self._size: tuple[int, ...] = ()
         self._hooks = OwnHooks(unet)
 
     def install(self) -> None:
@@ -34,20 +41,24 @@ class CallTimer:
         """Stop timing."""
         self._hooks.remove()
 
-    def seconds(self) -> dict[str, list[float]]:
-        """Return the seconds of the calls by label; waits for a CUDA device to finish them."""
-        times: dict[str, list[float]] = {}
-        for label, start, end in self._calls:
-            times.setdefault(label, []).append(seconds_between(start, end))
+    def seconds(self) -> Times:
+        """Return the seconds of the calls; waits for a CUDA device to finish them."""
+        times: dict[tuple[str, tuple[int, ...]], list[float]] = {}
+        for kind, start, end in self._calls:
+            times.setdefault(kind, []).append(seconds_between(start, end))
         return times
 
     def _before(self, _unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         x = args[0] if args else kwargs.get("x")
-        self._start = now(on_cuda=getattr(x, "is_cuda", False))
+        device = x.device.type if isinstance(x, Tensor) else "cpu"
+        self._start = now(on_cuda=device == "cuda") if device in TIMED else None
+        self._size = tuple(getattr(x, "shape", ()))
 
     def _after(self, _unet: nn.Module, _args: tuple[Any, ...], _output: Any) -> None:
+        label = self._label()
         if self._start is not None:
-            self._calls.append((self._label(), self._start, now(on_cuda=not isinstance(self._start, float))))
+            end = now(on_cuda=not isinstance(self._start, float))
+            self._calls.append(((label, self._size), self._start, end))
         self._start = None
 
 

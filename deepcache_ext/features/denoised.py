@@ -17,6 +17,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from deepcache_ext.sentence import shown
+
 SHARE = 0.35
 """How far an output on a forecast feature is drawn towards the one that keeps x0; see docs/closeness.md."""
 SHARE_OF_HELD = 0.5
@@ -43,7 +45,7 @@ class NoiseLevels:
         if self.alphas_cumprod.ndim != 1 or not len(self.alphas_cumprod):
             raise ValueError(f"alphas_cumprod must have one dimension; got shape {tuple(self.alphas_cumprod.shape)}")
         if self.prediction not in get_args(Prediction):
-            raise ValueError(f'prediction must be "eps" or "v"; got {self.prediction!r}')
+            raise ValueError(f'prediction must be "eps" or "v"; got {shown(self.prediction)}')
 
     def sigma(self, times: Tensor) -> Tensor:
         """Return sigma at `times`, of shape (rows,) and on their device; log sigma is a line between two timesteps."""

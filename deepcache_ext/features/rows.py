@@ -18,6 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from deepcache_ext.sentence import shown
+
 ALIKE = 0.99
 """The cosine between the inputs of sampler and U-Net from which on they are taken for the same picture's."""
 
@@ -65,7 +67,7 @@ class Rows:
         exact: bool = True,
     ) -> None:
         if keys is not None and len(set(keys)) != len(keys):
-            raise ValueError(f"each row must have a key of its own; got {list(keys)}")
+            raise ValueError(f"each row must have a key of its own; got {shown(list(keys))}")
         self._keys = None if keys is None else tuple(keys)
         self._batch = batch
         self._before = before

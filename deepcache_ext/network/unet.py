@@ -13,6 +13,8 @@ from typing import Any, cast
 
 from torch import nn
 
+from deepcache_ext.sentence import brief
+
 LISTS = ("input_blocks", "middle_block", "output_blocks")
 """The attributes of a U-Net that hold its blocks."""
 
@@ -84,6 +86,6 @@ def has_foreign_forward(unet: nn.Module) -> bool:
 
 def _no_unet(model: Any) -> ValueError:
     return ValueError(
-        f"{type(model).__name__} has no U-Net with input_blocks, middle_block and as many output_blocks; "
+        f"{brief(type(model).__name__)} has no U-Net with input_blocks, middle_block and as many output_blocks; "
         "use a checkpoint of the SD1, SD2 or SDXL family"
     )

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from deepcache_ext.sentence import shown
+
 LAST_STEP = 9999
 """The highest evaluation that a list of steps may name."""
 
@@ -95,7 +97,7 @@ def accepted(name: str, kind: Kind, value: Any) -> Any:
     try:
         return kind.read(value)
     except (ValueError, TypeError, OverflowError):
-        raise ValueError(f"{name} must be {kind}; got {value!r}") from None
+        raise ValueError(f"{name} must be {kind}; got {shown(value)}") from None
 
 
 def setting(default: Any, kind: Kind, label: str, help: str) -> Any:

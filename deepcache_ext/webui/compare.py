@@ -19,7 +19,7 @@ from deepcache_ext.webui.closeness import psnr, ssim
 from deepcache_ext.webui.comparison import OFF, Choice, Comparison, Row
 from deepcache_ext.webui.comparison_grid import array, difference_of, grid
 from deepcache_ext.webui.hosts import host
-from deepcache_ext.webui.passes import OVERRIDES, Controller, PassReport
+from deepcache_ext.webui.passes import Controller, PassReport, override
 from deepcache_ext.webui.presets import PRESETS
 from deepcache_ext.webui.stopwatch import Stopwatch
 
@@ -158,7 +158,7 @@ class Comparer:
         job.steps = row.steps
         if row.hires_steps:
             job.hr_second_pass_steps = row.hires_steps
-        setattr(job, OVERRIDES, dict(row.settings))
+        override(job, row.settings)
         each = _runs(p)
         shared.state.job = f"{row.label}, {shared.state.job_no // each + 1} out of {shared.state.job_count // each}"
         before, began = self._controller.last_report, time.perf_counter()
@@ -193,7 +193,7 @@ class Comparer:
         if getattr(p, "enable_hr", False):
             job.hr_second_pass_steps = job.steps
         job.sampler_name = "Euler"
-        setattr(job, OVERRIDES, {"enabled": False})
+        override(job, {"enabled": False})
         shared.state.job = "warming up"
         processing.process_images(job)
 

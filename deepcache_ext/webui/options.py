@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from deepcache_ext.planning.settings import Choice, Kind, Settings, accepted
+from deepcache_ext.sentence import shown
 from deepcache_ext.webui.family import Family
 from deepcache_ext.webui.presets import BALANCED, CUSTOM, NAMES, PRESETS
 
@@ -88,14 +90,17 @@ def _controls() -> Iterator[Control]:
 
 
 SCHEDULES = {
-    "speed_up": {"auto"},
-    "interval": {"uniform", "non-uniform"},
-    "center": {"non-uniform"},
-    "power": {"non-uniform"},
-    "steps": {"list"},
-    "hires_speed_up": {"auto", "list"},
+    "interval": ("uniform", "non-uniform"),
+    "speed_up": ("auto",),
+    "center": ("non-uniform",),
+    "power": ("non-uniform",),
+    "steps": ("list",),
+    "hires_speed_up": ("auto", "list"),
 }
-"""The schedules that a setting is for; any, if it is not named here. A list is for one pass, so another is auto's."""
+"""The schedules that a setting is for; any, if it is not named here. A list is for one pass, so another is auto's.
+
+The first is the one that is implied where a setting of the first pass is named.
+"""
 
 CONTROLS = {control.name: control for control in _controls()}
 """Every control by name, in the order of the panel and of the API's positional arguments."""
@@ -136,9 +141,10 @@ def given(arguments: Sequence[Any], enabled: Any = None) -> dict[str, Any]:
     """Return the values that a caller gave, by name.
 
     `arguments` are values in the panel's order, of which those that the preset or the defaults give anyway don't
-    count as given, or one object with names first. Either may be partial. Raises ValueError for an unknown name or a
-    value that its control does not accept; a job that is not enabled is not read any further. `enabled` counts in the
-    place of the caller's, if it is not None.
+    count as given, or one object with names first. Either may be partial. Raises ValueError for an unknown name, for a
+    value that its control does not accept, for more values than there are controls, and for a value that is named and
+    can have no effect; a job that is not enabled is not read any further. `enabled` counts in the place of the
+    caller's, if it is not None.
     """
     first = arguments[0] if arguments else None
     named = isinstance(first, Mapping)
@@ -146,12 +152,14 @@ def given(arguments: Sequence[Any], enabled: Any = None) -> dict[str, Any]:
     raw = raw if enabled is None else {**raw, "enabled": enabled}
     for name in raw:
         if name not in CONTROLS:
-            raise ValueError(f"{name} is no setting of DeepCache; these are: {', '.join(CONTROLS)}")
+            raise ValueError(f"{shown(name)} is no setting of DeepCache; {_meant(name)}")
     if not CONTROLS["enabled"].read(raw.get("enabled", False)):
         return {"enabled": False}
+    if len(arguments) > len(CONTROLS):
+        raise ValueError(f"at most {len(CONTROLS)} values are taken; got {len(arguments)}")
     values = {name: CONTROLS[name].read(value) for name, value in raw.items()}
     if named:
-        return _implied(values) | values
+        return _with_effect(values, {}, lenient=True)
     presets = PRESETS.get(values.get("preset", CUSTOM), {}).values()
     by_themselves = {name: {CONTROLS[name].default, *(p.get(name) for p in presets)} for name in values}
     return {
@@ -162,27 +170,65 @@ def given(arguments: Sequence[Any], enabled: Any = None) -> dict[str, Any]:
 
 
 def overridden(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what `given` returned with single values exchanged; a new preset replaces what was given for its part."""
+    """Return what `given` returned with single values exchanged; a new preset replaces what was given for its part.
+
+    Raises ValueError for a value that its control does not accept, and for one that can have no effect.
+    """
     read = {name: CONTROLS[name].read(value) for name, value in overrides.items()}
     parts = PRESETS.get(read.get("preset", CUSTOM), {})
     replaced = {name for part in parts.values() for name in part}
-    return {name: value for name, value in values.items() if name not in replaced} | _implied(read) | read
+    kept = {name: value for name, value in values.items() if name not in replaced}
+    return _with_effect(read, kept, lenient=False)
 
 
-def _implied(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the choices without which some of the values that somebody named would have no effect."""
-    found = {}
-    if any(f"hires_{name}" in values for name in _OF_HIRES):
-        found["hires"] = "own"
-    if "interval" in values:
-        found["schedule"] = "uniform"
-    if "speed_up" in values:
-        found["schedule"] = "auto"
-    if "center" in values or "power" in values:
-        found["schedule"] = "non-uniform"
-    if values.get("steps"):
-        found["schedule"] = "list"
+def _meant(name: Any) -> str:
+    near = difflib.get_close_matches(str(name)[:40], CONTROLS, n=1, cutoff=0.7)
+    return f"did you mean {near[0]}?" if near else "its schema names them all"
+
+
+def _with_effect(named: Mapping[str, Any], beside: Mapping[str, Any], *, lenient: bool) -> dict[str, Any]:
+    """Return the values that somebody named, over those `beside`, with the choices that they need to have an effect.
+
+    Raises ValueError for one that can't have any. A `lenient` check lets a caller that names the schedule itself, or
+    what the hires pass does, go on to name whatever is the default, as with all that the schema has.
+    """
+    found = {**beside, **named}
+    found |= _implied(named, _schedule(found))
+    schedule, hires = _schedule(found), found.get("hires", CONTROLS["hires"].default)
+    for name, value in named.items():
+        setting, usual = name.removeprefix("hires_"), lenient and value == CONTROLS[name].default
+        wanted = SCHEDULES.get(name, SCHEDULES.get(setting, (schedule,)))
+        if name == "preset" and value in PRESETS:
+            wanted = (_schedule({name: value}),)
+        if schedule not in wanted and not (usual and "schedule" in named):
+            raise ValueError(f"{name} has no effect with the schedule {schedule}, only with {' and '.join(wanted)}")
+        if name != setting and hires != "own" and not (usual and "hires" in named):
+            raise ValueError(f"{name} has no effect where hires is {hires}, only where it is own")
     return found
+
+
+def _implied(named: Mapping[str, Any], schedule: str) -> dict[str, Any]:
+    """Return the choices without which some of the values that somebody named would have no effect.
+
+    `schedule` is the one in force beside them, which stays if it is one that they are for.
+    """
+    found, wanted = {}, schedule
+    for name, schedules in SCHEDULES.items():
+        of_first = name in named and not name.startswith("hires_")
+        if of_first and named[name] != () and wanted not in schedules:
+            wanted = schedules[0]
+    if "schedule" not in named and wanted != schedule:
+        found["schedule"] = wanted
+    if "hires" not in named and any(f"hires_{name}" in named for name in _OF_HIRES):
+        found["hires"] = "own"
+    return found
+
+
+def _schedule(values: Mapping[str, Any]) -> str:
+    """Return the schedule in force with some of the values given."""
+    preset = PRESETS.get(values.get("preset", CONTROLS["preset"].default))
+    usual = CONTROLS["schedule"].default if preset is None else preset["SD1"]["schedule"]
+    return str(values.get("schedule", usual))
 
 
 def resolved(values: Mapping[str, Any], family: Family) -> Options:

@@ -178,7 +178,7 @@ def _picture(
     evaluations = host.samplers.evaluations(sampler, steps, img2img=name != "txt2img", scheduler=scheduler)
     settings = options.hires if name == "hires" else options.base
     itself = sampler in host.samplers.decide_themselves
-    note = left_alone(steps, 1.0 if name == "txt2img" else denoising, decides_itself=itself)
+    note = left_alone(steps, 1.0 if name == "txt2img" else denoising, evaluations, decides_itself=itself)
     if note and options.values["preset"] != CUSTOM:
         settings = None
     kind = host.samplers.kind(sampler)
@@ -195,9 +195,9 @@ def report_html(report: JobReport) -> str:
         return f"<p>DeepCache was {html.escape(str(report))}.</p>"
     lines = []
     for done in report.passes:
-        told = [f"{done.statistics.full} full", f"{done.statistics.reused} reused", f"U-Net {done.unet_seconds:.1f} s"]
-        if done.speed_up > 1:
-            told.append(f"{done.speed_up:.2f}x as fast")
+        told = [f"{done.statistics.full} full", f"{done.statistics.reused} reused"]
+        if done.statistics.full + done.statistics.reused:
+            told.append(done.took)
         line = f"{done.name}, {done.sampler}: {', '.join(told)}" + (f" ({done.reason})" if done.reason else "")
         lines.append(f"<p>{html.escape(line)}</p>")
     return f'<div class="deepcache-report"><p><b>Last generation</b></p>{"".join(lines)}</div>'

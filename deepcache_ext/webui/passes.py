@@ -12,14 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from deepcache_ext.network.own_hooks import OwnHooks
 from deepcache_ext.planning.sampler_kind import SamplerKind
 from deepcache_ext.planning.schedule import Action, Schedule
 from deepcache_ext.planning.settings import Settings
 from deepcache_ext.sampling import SamplingPass, Statistics
-from deepcache_ext.timer import CallTimer
+from deepcache_ext.timer import CallTimer, Times
 from deepcache_ext.webui.hosts import host
 from deepcache_ext.webui.hosts.host import Evaluation
 from deepcache_ext.webui.options import INFOTEXT_KEYS, Options, given, overridden, resolved
@@ -30,11 +30,14 @@ from deepcache_ext.webui.tuned_runs import applied
 
 logger = logging.getLogger("deepcache")
 
-OVERRIDES = "deepcache_overrides"
-"""The attribute of a processing object that holds values of an X/Y/Z plot, by control."""
+_OVERRIDES = "deepcache_overrides"
+"""The attribute of a processing object that holds the `_Cell` that it is, if it is one of an X/Y/Z plot."""
 NOT_USED = "DeepCache not used"
 """The infotext key of the reason why a picture was made without caching."""
 _OUR_KEYS = {NOT_USED, *INFOTEXT_KEYS}
+
+
+NO_EVALUATION = "the sampler made no evaluation"
 
 
 @dataclass
@@ -52,10 +55,12 @@ class PassReport:
     sampling_seconds: float = 0.0
     """Of the sampler's whole run."""
     unet_seconds: float = 0.0
+    """Of the U-Net's calls; 0 on a device that does not tell when it has done them."""
     speed_up: float = 1.0
-    """Of the U-Net calls, over the same number of full ones as this pass made them; 1 where it can't be told.
+    """Of the sampler's whole run, over one in which each call that reused took as long as a full one of its size.
 
-    That is where the sampler decides itself how often it evaluates: without the cache it may have been less often.
+    1 where it is none or can't be told: on such a device, without two full calls to compare with, and where the sampler
+    made more evaluations than planned or decides itself how many it makes, which without the cache may be fewer.
     """
     cost: float = 0.0
     """Of the evaluations made, reckoned in full ones; 0 where nothing was cached."""
@@ -67,9 +72,13 @@ class PassReport:
         if not s.full + s.reused:
             return f"{self.name}: not cached ({self.reason})"
         counts = f"{self.name}: {s.full} full and {s.reused} reused evaluations"
-        took = f", U-Net {self.unet_seconds:.1f} s" if s.reused else ""
-        took += f", {self.speed_up:.2f}x" if s.reused and self.speed_up > 1 else ""
-        return counts + took + (f" ({self.reason})" if self.reason else "")
+        return counts + f" in {self.took}" + (f" ({self.reason})" if self.reason else "")
+
+    @property
+    def took(self) -> str:
+        """How long sampling took, and how much faster it was where that can be told."""
+        faster = f", {self.speed_up:.2f}x as fast" if self.speed_up > 1 else ""
+        return f"{self.sampling_seconds:.1f} s{faster}"
 
 
 @dataclass
@@ -84,12 +93,35 @@ class JobReport:
         return "; ".join(map(str, self.passes)) or f"not used: {self.reason or 'nothing was sampled'}"
 
 
-class _Job:
-    """A running job: whose it is, what it wants (None: nothing) and what it did."""
+class _Cell:
+    """What the axes of an X/Y/Z plot ask of one cell, by control. Copies of the cell have it too, but are no cell."""
 
-    def __init__(self, p: Any, report: JobReport) -> None:
+    def __init__(self, p: Any, values: Mapping[str, Any]) -> None:
+        self.p = weakref.ref(p)
+        self.values = values
+
+
+def override(p: Any, values: Mapping[str, Any]) -> None:
+    """Exchange the values of some controls for the plot's cell `p`."""
+    setattr(p, _OVERRIDES, _Cell(p, {**_overrides(p), **values}))
+
+
+def _overrides(p: Any) -> Mapping[str, Any]:
+    cell: _Cell | None = getattr(p, _OVERRIDES, None)
+    return cell.values if cell is not None and cell.p() is p else {}
+
+
+class _Job:
+    """A running job: whose it is, what it was sent and asks for by that (None: nothing), and what it did.
+
+    `options` are what it asks for with the plan that was found for its checkpoint, if there is one.
+    """
+
+    def __init__(self, p: Any, arguments: Sequence[Any], report: JobReport) -> None:
         self.p = weakref.ref(p)
         self.identity = host.job_id()
+        self.arguments = list(arguments)
+        self.asked: Options | None = None
         self.options: Options | None = None
         self.report = report
 
@@ -123,23 +155,24 @@ class Controller:
 
     def begin_job(self, p: Any, arguments: Sequence[Any]) -> None:
         """Begin the job of processing object `p` with what the panel or the API sent."""
-        overrides: Mapping[str, Any] = getattr(p, OVERRIDES, {})
+        overrides = _overrides(p)
         if overrides:
             self._jobs = []  # a cell of a plot, which is in no job; one that failed may have left its own
         self._drop_ended()
         # the cells of a plot share one dictionary
         p.extra_generation_params = {k: v for k, v in p.extra_generation_params.items() if k not in _OUR_KEYS}
-        job = _Job(p, self._jobs[0].report if self._jobs else JobReport())
+        outermost = self._jobs[0] if self._jobs else None
+        job = _Job(p, arguments, outermost.report if outermost else JobReport())
+        enabled = True
         try:
-            values = given(arguments, overrides.get("enabled"))
-            values = overridden(values, overrides) if overrides else values
-            enabled = values.get("enabled", False)
-            if enabled:
-                options = resolved(values, host.loaded().family)
-                job.options = options if self.plans is None else applied(options, p, self.plans)
+            if outermost is not None and job.arguments == outermost.arguments:
+                job.asked = outermost.asked  # an inner job is sent what the panel has, whatever a cell made of it
+            else:
+                job.asked = _asked(arguments, overrides)
+                enabled = job.asked is not None
+            if job.asked is not None:
+                job.options = job.asked if self.plans is None else applied(job.asked, p, self.plans)
         except ValueError as error:
-            enabled = True
-            job.options = None
             job.report.reason = str(error)
             _explain(p, str(error))
         if job.options is not None:
@@ -155,7 +188,8 @@ class Controller:
         del self._jobs[self._jobs.index(job) :]
         if not self._jobs:
             self.last_report = job.report
-            print(f"DeepCache {job.report}")
+            if not job.report.passes:
+                print(f"DeepCache {job.report}")
 
     def start_evaluation(self, params: Any) -> None:
         """Tell the running pass that the host's denoiser begins its next evaluation, with its callback's `params`."""
@@ -163,70 +197,77 @@ class Controller:
             self._running.start_evaluation(params)
 
     def _sample(self, original: Callable[..., Any], sampler: Any, steps: int, func: Callable[[], Any]) -> Any:
-        running = None
+        running = report = None
         if self._jobs:
             try:
-                running = self._begin_pass(sampler, steps, host.samplers.arguments_of(func))
+                report, running = self._begin_pass(sampler, steps, host.samplers.arguments_of(func))
             except Exception:  # ours, whatever it is: the picture is made without
                 logger.exception("DeepCache could not begin a pass")
         outer, self._running = self._running, running
-        start = time.perf_counter()
+        start, made = time.perf_counter(), None
         try:
-            return original(sampler, steps, func)
+            made = original(sampler, steps, func)
         except BaseException:
             self._abandon(sampler.p)
             raise
+        else:
+            return made
         finally:
             self._running = outer
-            if running is not None:
-                try:
+            try:
+                if running is not None:
+                    _wait_for(made)
                     running.end(time.perf_counter() - start)
-                except Exception:  # ours, whatever it is: the picture is made already
-                    logger.exception("DeepCache could not report a pass")
+                if report is not None:
+                    print(f"DeepCache {report}")
+            except Exception:  # ours, whatever it is: the picture is made already
+                logger.exception("DeepCache could not report a pass")
 
-    def _begin_pass(self, sampler: Any, steps: int, arguments: Mapping[str, Any]) -> _RunningPass | None:
+    def _begin_pass(
+        self, sampler: Any, steps: int, arguments: Mapping[str, Any]
+    ) -> tuple[PassReport | None, _RunningPass | None]:
+        """Return the report of a pass, None if it is not in a job of ours, and the pass itself if it is cached."""
         self._drop_ended()
         if not self._jobs or sampler.p is None:
-            return None
+            return None, None
         outermost = self._jobs[0]
         own = self._job_of(sampler.p)
         inner = own is not outermost
         options = (own or outermost).options
         if options is None:
-            return None
+            return None, None
         hires = bool(getattr(sampler.p, "is_hr_pass", False))
         kind = "hires" if hires else "txt2img" if hasattr(sampler.p, "enable_hr") else "img2img"
         settings = options.hires if hires else options.base
         report = PassReport(f"inner {kind}" if inner else kind, sampler.config.name)
         outermost.report.passes.append(report)
+        self.last_report = outermost.report  # what a pass did is known when it ends, whatever becomes of its job
         if settings is None or (inner and not (outermost.options or options).inner):
             report.reason = "switched off for this pass"
-            return None
+            return report, None
+        img2img = kind != "txt2img"
+        report.planned = host.samplers.evaluations(report.sampler, steps, img2img=img2img, arguments=arguments)
         if options.values["preset"] != CUSTOM:
             denoising = 1.0 if kind == "txt2img" else sampler.p.denoising_strength or 1.0
             itself = report.sampler in host.samplers.decide_themselves
-            report.reason = left_alone(steps, denoising, decides_itself=itself)
+            report.reason = left_alone(steps, denoising, report.planned, decides_itself=itself)
             if report.reason:
-                return None
+                return report, None
         try:
             if obstacle := host.obstacle():
                 raise ValueError(obstacle)
-            img2img = kind != "txt2img"
-            report.planned = host.samplers.evaluations(report.sampler, steps, img2img=img2img, arguments=arguments)
             of_run = host.samplers.kind(report.sampler, arguments, getattr(sampler, "func", None))
-            return _RunningPass(sampler, of_run, settings, report)
+            return report, _RunningPass(sampler, of_run, settings, report)
         except ValueError as error:
             report.reason = str(error)
             _explain(sampler.p, str(error))
-            return None
+            return report, None
 
     def _abandon(self, p: Any) -> None:
         """Drop the job of `p`, whose sampling raised: the host will not tell its end."""
         job = self._job_of(p)
         if job is not None:
             del self._jobs[self._jobs.index(job) :]
-            if not self._jobs:
-                self.last_report = job.report
 
     def _job_of(self, p: Any) -> _Job | None:
         return next((job for job in self._jobs if job.p() is p), None)
@@ -276,7 +317,7 @@ class _RunningPass:
                 self._run.move(loaded.unet, host.noise_levels())
             except ValueError as error:
                 self._report.reason = str(error)
-                _explain(self._p, f"from the change of the checkpoint on, {error}")
+                _explain(self._p, f"since the checkpoint changed, {error}")
             else:
                 self._time_calls()
         self._evaluation = begun = host.evaluation(params)
@@ -296,8 +337,11 @@ class _RunningPass:
         if run.statistics.reason:
             report.reason = run.statistics.reason
             _explain(self._p, report.reason)
-        report.unet_seconds, speed_up = _measured([timer.seconds() for timer in self._timers])
-        report.speed_up = 1.0 if report.planned is None else speed_up
+        made = run.statistics.full + run.statistics.reused
+        report.reason = report.reason or ("" if made else NO_EVALUATION)
+        report.unet_seconds, saved = _measured([timer.seconds() for timer in self._timers])
+        if report.planned is not None and made <= report.planned and saved > 0 < seconds:
+            report.speed_up = (seconds + saved) / seconds
 
     def release(self) -> None:
         """Leave the U-Net as it was found."""
@@ -336,6 +380,13 @@ class _RunningPass:
         self._timers[-1].install()
 
 
+def _asked(arguments: Sequence[Any], overrides: Mapping[str, Any]) -> Options | None:
+    """Return what a job is to do, None for nothing. An axis of a plot switches its cell on."""
+    values = given(arguments, overrides.get("enabled", True if overrides else None))
+    values = overridden(values, overrides) if overrides else values
+    return resolved(values, host.loaded().family) if values.get("enabled", False) else None
+
+
 def _full_steps(schedule: Schedule) -> str:
     """Return the full evaluations of a schedule with a total as text, such as "0-4, 6, 9"."""
     actions = enumerate(schedule.actions() if schedule.total is not None else ())
@@ -344,14 +395,26 @@ def _full_steps(schedule: Schedule) -> str:
     return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in full)
 
 
-def _measured(timers: Sequence[Mapping[str, Sequence[float]]]) -> tuple[float, float]:
-    """Return the seconds of all calls, and the speed-up over the same number of median full ones."""
-    spent = without = 0.0
+def _measured(timers: Sequence[Times]) -> tuple[float, float]:
+    """Return the seconds of all calls, and how many more those that reused would have taken in full.
+
+    Each is compared with the median of the full calls of its size on its U-Net, the lower one of two; where there are
+    fewer than two, which may have been the first of all, nothing counts as saved.
+    """
+    spent = saved = 0.0
     for calls in timers:
-        full, reused = calls.get("full", ()), calls.get("reused", ())
-        spent += sum(full) + sum(reused)
-        without += sum(full) + (statistics.median(full) * len(reused) if full else sum(reused))
-    return spent, without / spent if spent else 1.0
+        spent += sum(map(sum, calls.values()))
+        for (label, size), reused in calls.items():
+            full = calls.get(("full", size), ())
+            if label == "reused" and len(full) > 1:
+                saved += statistics.median_low(full) * len(reused) - sum(reused)
+    return spent, saved
+
+
+def _wait_for(made: Any) -> None:
+    """Wait until the device has made a sampler's result: every device has to when it is asked for a number of it."""
+    if isinstance(made, Tensor) and made.numel():
+        made.flatten()[0].item()
 
 
 def _explain(p: Any, sentence: str) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from deepcache_ext.sentence import counted
 from deepcache_ext.webui.family import Family
 
 FEW_STEPS = 10
 """With fewer steps from noise to picture neighbouring evaluations are too far apart for caching to pay."""
+FEW_EVALUATIONS = 10
+"""With fewer evaluations in a pass some samplers come closer by fewer steps; see docs/short-passes.csv."""
 
 CUSTOM = "Custom"
 """The preset that leaves every setting as it is."""
@@ -35,17 +38,22 @@ NO_CLOSER: Mapping[str, frozenset[str]] = {
 """The presets, by sampler, that are not sure to be closer than as many steps as cost the same; see docs/presets.csv."""
 
 
-def left_alone(steps: int, denoising: float, *, decides_itself: bool) -> str:
+def left_alone(steps: int, denoising: float, evaluations: int | None, *, decides_itself: bool) -> str:
     """Return why presets leave a pass alone, or "".
 
-    `steps` make up the last `denoising` of the way from noise; `decides_itself` tells that the sampler evaluates as
-    often as what it gets makes it, which is more often where something is reused.
+    `evaluations` are those that it makes, None if nobody knows; `steps` make up the last `denoising` of the way from
+    noise; `decides_itself` tells that the sampler evaluates as often as what it gets makes it, which is more often
+    where something is reused.
     """
     if decides_itself:
         return (
             f"this sampler decides itself how often it evaluates, and caching makes it more often; only {CUSTOM} caches"
         )
     whole = round(steps / max(denoising, 0.001))
-    if whole >= FEW_STEPS:
-        return ""
-    return f"with {whole} steps from noise to picture there is little to gain, only {CUSTOM} caches below {FEW_STEPS}"
+    if whole < FEW_STEPS:
+        made = counted(whole, "step")
+        return f"with {made} from noise to picture there is little to gain, only {CUSTOM} caches below {FEW_STEPS}"
+    if evaluations is not None and evaluations < FEW_EVALUATIONS:
+        made = counted(evaluations, "evaluation")
+        return f"with {made} in this pass there is little to gain, only {CUSTOM} caches below {FEW_EVALUATIONS}"
+    return ""

@@ -19,7 +19,7 @@ from deepcache_ext.webui.closeness import psnr
 from deepcache_ext.webui.comparison import listed
 from deepcache_ext.webui.comparison_grid import array
 from deepcache_ext.webui.hosts import host
-from deepcache_ext.webui.passes import OVERRIDES, Controller
+from deepcache_ext.webui.passes import Controller, override
 from deepcache_ext.webui.presets import CUSTOM, PRESETS, left_alone
 from deepcache_ext.webui.questions import questions
 from deepcache_ext.webui.tuned import Key, Plan, TunedPlans
@@ -213,7 +213,7 @@ class _Search:
         job.steps, job.n_iter, job.seed = steps, 1, p.seed + seed * p.batch_size
         if hasattr(job, "enable_hr"):
             job.enable_hr = False
-        setattr(job, OVERRIDES, dict(overrides))
+        override(job, overrides)
         shared.state.job = f"tuning, {shared.state.job_no + 1} out of about {shared.state.job_count}"
         began = time.perf_counter()
         try:
@@ -248,4 +248,5 @@ def _reason(p: Any, key: Key | None) -> str:
         return "the checkpoint has no U-Net"
     denoising = 1.0 if key.kind == "txt2img" else p.denoising_strength or 1.0
     steps = p.steps if key.kind == "txt2img" else host.samplers.img2img_steps(p.steps, denoising)
-    return left_alone(steps, denoising, decides_itself=key.sampler in host.samplers.decide_themselves)
+    itself = key.sampler in host.samplers.decide_themselves
+    return left_alone(steps, denoising, key.evaluations, decides_itself=itself)

@@ -7,7 +7,7 @@ from typing import Any
 
 from deepcache_ext.planning.settings import Choice, Number, WholeNumber
 from deepcache_ext.webui.options import CONTROLS, Control, Flag
-from deepcache_ext.webui.passes import OVERRIDES
+from deepcache_ext.webui.passes import override
 
 PREFIX = "[DeepCache] "
 
@@ -34,6 +34,6 @@ def _axis(xyz: Any, control: Control) -> Any:
 
 def _override(name: str) -> Callable[[Any, Any, Any], None]:
     def apply(p: Any, value: Any, _values: Any) -> None:
-        setattr(p, OVERRIDES, {**getattr(p, OVERRIDES, {}), name: value})
+        override(p, {name: value})
 
     return apply

@@ -8,11 +8,16 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 MAY_IMPORT = {
-    "deepcache_ext.planning": [],
-    "deepcache_ext.features": [],
-    "deepcache_ext.network": [],
+    "deepcache_ext.planning": ["deepcache_ext.sentence"],
+    "deepcache_ext.features": ["deepcache_ext.sentence"],
+    "deepcache_ext.network": ["deepcache_ext.sentence"],
     "deepcache_ext": ["deepcache_ext.planning", "deepcache_ext.features", "deepcache_ext.network"],
-    "deepcache_ext.webui.hosts": ["deepcache_ext.planning", "deepcache_ext.features", "deepcache_ext.webui.family"],
+    "deepcache_ext.webui.hosts": [
+        "deepcache_ext.planning",
+        "deepcache_ext.features",
+        "deepcache_ext.sentence",
+        "deepcache_ext.webui.family",
+    ],
     "demo": ["deepcache_ext", "deepcache_ext.planning", "deepcache_ext.features"],
 }
 """The packages and modules that a package may import beside itself; the ones that are not named here are at the top."""

@@ -106,7 +106,7 @@ def test_an_error_of_ours_stops_caching_is_reported_once_and_spares_the_picture(
         for _ in range(4):
             run.start_evaluation()
             assert torch.equal(unet(x), untouched)
-    assert run.statistics.error == "MemoryError: no room for the feature"
+    assert run.statistics.error == "caching stopped at an error, MemoryError: no room for the feature"
     assert [record.name for record in caplog.records] == ["deepcache"]
     assert state_of(unet) == before
 

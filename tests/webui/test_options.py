@@ -70,7 +70,8 @@ def test_the_hires_pass_follows_has_its_own_or_is_off():
         ({"inner": "perhaps"}, "inner must be true or false; got 'perhaps'"),
         ({"hires_depth": None}, "hires_depth must be a whole number from 0 to 11; got None"),
         ({"preset": "Best"}, "preset must be one of Quality, Balanced, Fast, Custom; got 'Best'"),
-        ({"intervall": 3}, "intervall is no setting of DeepCache; these are: enabled, preset, schedule"),
+        ({"intervall": 3}, "'intervall' is no setting of DeepCache; did you mean interval?"),
+        ({"seed": 3}, "'seed' is no setting of DeepCache; its schema names them all"),
         ({"start": 0.5, "end": 0.1}, "start must be a number from 0 to end, which is 0.1; got 0.5"),
         ({"schedule": "list"}, "steps must name at least one evaluation"),
     ],
@@ -86,7 +87,6 @@ def test_a_presets_depth_goes_with_its_schedule_only(family):
     depth = PRESETS["Balanced"][family]["depth"]
     assert options({"enabled": True, "speed_up": 3}, family=family).base.depth == depth
     assert options({"enabled": True, "interval": 3}, family=family).base == Settings(interval=3)
-    assert options({"enabled": True, "preset": "Fast", "steps": "0, 3"}, family=family).base.depth == 1
 
 
 def test_an_unreadable_tick_is_named_too():
@@ -128,19 +128,63 @@ def test_infotext_brings_the_same_settings_back(value, family):
 def test_infotext_names_only_what_differs_from_the_defaults():
     balanced = {"DeepCache enabled": True, "DeepCache schedule": "auto", "DeepCache depth": 0}
     assert options(True).infotext() == balanced
-    unused = {"enabled": True, "schedule": "uniform", "steps": "1", "center": 3}
-    assert options(unused).infotext() == {"DeepCache enabled": True, "DeepCache preset": "Custom"}
+    unused = {"schedule": "uniform", "steps": "1", "center": 3}
+    panel = [unused.get(name, written(control.default)) for name, control in CONTROLS.items()]
+    assert options(True, "Custom", *panel[2:]).infotext() == {"DeepCache enabled": True, "DeepCache preset": "Custom"}
 
 
 def test_naming_a_value_implies_what_it_needs_to_have_an_effect():
     assert options({"enabled": True, "steps": "0, 5"}).base.schedule == "list"
     assert options({"enabled": True, "power": 2}).base.schedule == "non-uniform"
-    assert options({"enabled": True, "power": 2, "schedule": "uniform"}).base.schedule == "uniform"
     assert options({"enabled": True, "interval": 4}).base.schedule == "uniform"
-    assert options({"enabled": True, "interval": 4, "speed_up": 3}).base.schedule == "auto"
+    assert options({"enabled": True, "interval": 4, "center": 3}).base.schedule == "non-uniform"
     panel = given([True, "Custom", "uniform", 2, 4])
     assert resolved(overridden(panel, {"hires_interval": 7}), "SD1").hires.interval == 7
     assert resolved(overridden(panel, {"steps": "0, 3"}), "SD1").base.steps == (0, 3)
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        ({"hires_interval": 5}, "hires_interval has no effect with the schedule auto, only with uniform and non-unif"),
+        ({"hires_interval": 3}, "hires_interval has no effect with the schedule auto"),
+        ({"interval": 4, "hires_speed_up": 3}, "hires_speed_up has no effect with the schedule uniform"),
+        ({"hires_depth": 2, "hires": "same"}, "hires_depth has no effect where hires is same, only where it is own"),
+        ({"hires_depth": 2, "hires": "off"}, "hires_depth has no effect where hires is off"),
+        ({"power": 2, "schedule": "uniform"}, "power has no effect with the schedule uniform, only with non-uniform"),
+        ({"interval": 4, "speed_up": 3}, "interval has no effect with the schedule"),
+        ({"schedule": "auto", "steps": "3"}, "steps has no effect with the schedule auto, only with list"),
+        ({"preset": "Fast", "interval": 4}, "preset has no effect with the schedule uniform, only with auto"),
+    ],
+    ids=str,
+)
+def test_a_value_that_can_have_no_effect_is_named(value, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        options({"enabled": True} | value)
+    assert given([{"enabled": False} | value]) == {"enabled": False}
+    panel = given([True, "Custom", "uniform", 2, 4])
+    if "hires_interval" not in value and set(value) != {"interval", "hires_speed_up"}:
+        with pytest.raises(ValueError, match=sentence.split(" with ", maxsplit=1)[0]):
+            overridden(panel, value)
+
+
+def test_all_that_the_schema_has_may_be_named_at_once():
+    defaults = {name: written(control.default) for name, control in CONTROLS.items()}
+    assert options(defaults | {"enabled": True}).base == Settings()
+    assert options(defaults | {"enabled": True, "interval": 5}).base == Settings(interval=5)
+
+
+def test_more_values_than_there_are_controls_are_refused():
+    panel = [written(control.default) for control in CONTROLS.values()]
+    assert options(True, *panel[1:]).base == options(True).base
+    with pytest.raises(ValueError, match=f"at most {len(CONTROLS)} values are taken; got {len(CONTROLS) + 1}"):
+        options(True, *panel[1:], 0)
+
+
+def test_an_axis_leaves_the_panels_schedule_where_it_has_an_effect_there():
+    panel = given([True, "Custom", "non-uniform", 2, 4])
+    assert resolved(overridden(panel, {"interval": "5"}), "SD1").base.schedule == "non-uniform"
+    assert resolved(overridden(panel, {"speed_up": "3"}), "SD1").base.schedule == "auto"
 
 
 def test_a_plot_that_enables_keeps_the_rest_of_the_panel():

@@ -1,6 +1,8 @@
 """The host's jobs and passes, on the stand-in."""
 
+import copy
 import gc
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +12,7 @@ from modules import patches, script_callbacks, sd_models, sd_samplers, sd_sample
 from deepcache_ext.webui import infotext
 from deepcache_ext.webui.hosts import host
 from deepcache_ext.webui.options import CONTROLS
-from deepcache_ext.webui.passes import NOT_USED, OVERRIDES
+from deepcache_ext.webui.passes import NOT_USED, override
 from tests.unit.unets import TaggedUNet, state_of
 from tests.webui.support import NoUNet, Processing, job, load_checkpoint, load_script, sample
 
@@ -40,7 +42,7 @@ def test_a_job_is_cached_and_reported(controller, capsys):
     assert full_and_reused(controller) == [("txt2img", 2, 4)]
     assert p.extra_generation_params == {"DeepCache enabled": True, "DeepCache preset": "Custom"}
     assert p.comments == {}
-    assert "DeepCache txt2img: 2 full and 4 reused evaluations, U-Net 0.0 s, " in capsys.readouterr().out
+    assert "DeepCache txt2img: 2 full and 4 reused evaluations in 0.0 s" in capsys.readouterr().out
 
 
 def test_off_does_nothing(controller, capsys):
@@ -177,10 +179,10 @@ def test_a_job_that_never_ended_is_not_taken_for_the_outer_one(controller):
 
 def test_values_of_an_xyz_plot_count(controller):
     p = Processing()
-    setattr(p, OVERRIDES, {"interval": 2})
+    override(p, {"interval": 2})
     assert origins(job(controller, p, ON)) == [0, 0, 2, 2, 4, 4]
     assert p.extra_generation_params["DeepCache interval"] == 2
-    setattr(p, OVERRIDES, {"enabled": "True", "interval": 6})
+    override(p, {"interval": 6})
     assert origins(job(controller, p, False)) == [0, 0, 0, 0, 0, 0]
 
 
@@ -212,7 +214,7 @@ def test_another_checkpoint_without_a_unet_in_mid_run_ends_the_caching(controlle
     p = Processing()
     job(controller, p, ON, during=lambda step: step == 2 and load_checkpoint("sd3", NoUNet()))
     (comment,) = p.comments
-    assert comment.startswith("DeepCache not used: from the change of the checkpoint on, NoUNet has no U-Net")
+    assert comment.startswith("DeepCache not used: since the checkpoint changed, NoUNet has no U-Net")
 
 
 @pytest.mark.parametrize(
@@ -220,7 +222,7 @@ def test_another_checkpoint_without_a_unet_in_mid_run_ends_the_caching(controlle
     [
         ({"interval": 0}, "interval must be a whole number from 1 to 50; got 0"),
         ({"depth": 9}, "depth must be a whole number from 0 to 2 for this U-Net; got 9"),
-        ({"colour": 1}, "colour is no setting of DeepCache"),
+        ({"colour": 1}, "'colour' is no setting of DeepCache; its schema names them all"),
     ],
 )
 def test_with_a_bad_setting_the_picture_is_made_and_the_reason_told(controller, arguments, sentence):
@@ -278,10 +280,9 @@ def test_the_family_decides_the_presets_depth(controller):
 
 
 @pytest.mark.parametrize(
-    ("steps", "img2img", "cached"), [(9, False, False), (10, False, True), (4, True, False), (6, True, True)]
+    ("steps", "img2img", "cached"), [(9, False, False), (10, False, True), (9, True, False), (10, True, True)]
 )
 def test_presets_leave_passes_of_few_steps_alone_and_infotext_repeats_that(controller, steps, img2img, cached):
-    """Half of the way from noise in 6 steps is as dense as the whole way in 12."""
     p = Processing(img2img=img2img)
     job(controller, p, True, "Quality", steps=steps)
     (done,) = controller.last_report.passes
@@ -375,7 +376,7 @@ def test_the_cells_of_a_plot_do_not_share_infotext(controller):
     cells = [Processing() for _ in range(3)]
     for cell, overrides in zip(cells, ({"interval": 5}, {"interval": 0}, {"interval": 3}), strict=True):
         cell.extra_generation_params = cells[0].extra_generation_params
-        cell.deepcache_overrides = overrides
+        override(cell, overrides)
         job(controller, cell, ON)
     assert cells[0].extra_generation_params["DeepCache interval"] == 5
     assert NOT_USED in cells[1].extra_generation_params
@@ -412,3 +413,118 @@ def test_no_speed_up_is_told_where_the_sampler_decides_how_often_it_evaluates(co
     assert done.statistics.reused > 0
     assert done.speed_up == 1
     assert "x" not in str(done).removeprefix("txt2img")
+
+
+def test_an_axis_switches_its_cell_on_unless_it_is_the_one_that_switches(controller):
+    cells = [Processing() for _ in range(3)]
+    for cell, values in zip(cells, ({"interval": 3}, {"interval": 3, "enabled": "False"}, {}), strict=True):
+        override(cell, values)
+    answers = [origins(job(controller, cell, False)) for cell in cells]
+    assert answers == [[0, 0, 0, 3, 3, 3], [0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4, 5]]
+    assert [bool(cell.extra_generation_params) for cell in cells] == [True, False, False]
+
+
+@pytest.mark.parametrize("filtered", [True, False])
+@pytest.mark.parametrize("copied", [True, False])
+def test_an_inner_job_of_a_plots_cell_has_the_cells_settings_and_leaves_its_next_batch(controller, filtered, copied):
+    cell = Processing()
+    override(cell, {"interval": 2, "inner": "True"})
+    shared.state.begin()
+    controller.begin_job(cell, [False])
+    answers = [origins(sample(cell))]
+    inner = copy.copy(cell) if copied else Processing()
+    if not filtered:
+        controller.begin_job(inner, [False])
+    answers.append(origins(sample(inner)))
+    if not filtered:
+        controller.end_job(inner)
+    answers.append(origins(sample(cell)))
+    controller.end_job(cell)
+    assert answers == [[0, 0, 2, 2, 4, 4]] * 3
+    assert full_and_reused(controller) == [("txt2img", 3, 3), ("inner txt2img", 3, 3), ("txt2img", 3, 3)]
+    assert controller.last_report.passes[2].reason == ""
+
+
+def test_a_copy_of_a_cell_is_no_cell(controller):
+    cell = Processing()
+    override(cell, {"interval": 2})
+    assert origins(job(controller, copy.copy(cell), ON)) == [0, 0, 0, 3, 3, 3]
+
+
+def test_what_a_pass_did_is_known_when_it_ends_whatever_becomes_of_its_job(controller, capsys):
+    job(controller, Processing(), ON)
+    failing = Processing()
+    shared.state.begin()
+    controller.begin_job(failing, [ON | {"interval": 2}])
+    sample(failing)
+    del failing  # its decoder raised
+    assert full_and_reused(controller) == [("txt2img", 3, 3)]
+    assert "DeepCache txt2img: 3 full and 3 reused evaluations in " in capsys.readouterr().out
+
+
+def test_a_sampler_that_makes_no_evaluation_is_said_to_make_none(controller, capsys):
+    def interrupt(_step):
+        raise sd_samplers_common.InterruptedException
+
+    job(controller, Processing(), ON, during=interrupt)
+    assert controller.last_report.passes[0].reason == "the sampler made no evaluation"
+    assert "DeepCache txt2img: not cached (the sampler made no evaluation)" in capsys.readouterr().out
+
+
+class TimedUNet(TaggedUNet):
+    """A TaggedUNet that takes its time where its deep blocks run, and a little for its rows."""
+
+    def __init__(self, seconds):
+        super().__init__()
+        self.middle_block.register_forward_hook(lambda _block, args, _out: time.sleep(seconds * len(args[0])))
+
+
+def test_seconds_are_those_of_the_wall_and_so_is_the_speed_up(controller):
+    load_checkpoint(unet=TimedUNet(0.02))
+    began = time.perf_counter()
+    job(controller, Processing(), ON, during=lambda _step: time.sleep(0.02))
+    took = time.perf_counter() - began
+    (done,) = controller.last_report.passes
+    assert done.unet_seconds < done.sampling_seconds <= took
+    assert 1.2 < done.speed_up < 6 * 0.06 / done.sampling_seconds * 1.3
+    assert f"{done.sampling_seconds:.1f} s, {done.speed_up:.2f}x as fast" in str(done)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"arguments": ON, "planned": 5},
+        {"arguments": ON | {"interval": 6}},
+        {"arguments": ON, "device": "privateuseone"},
+    ],
+    ids=["more evaluations than planned", "one full call", "a device that does not tell when it is done"],
+)
+def test_no_speed_up_is_told_where_it_may_be_none(controller, monkeypatch, told):
+    load_checkpoint(unet=TimedUNet(0.005))
+    if "planned" in told:
+        monkeypatch.setattr(host.samplers, "evaluations", lambda *_, **__: told["planned"])
+    if "device" in told:
+        monkeypatch.setattr("deepcache_ext.timer.TIMED", {})
+    job(controller, Processing(), told["arguments"])
+    (done,) = controller.last_report.passes
+    assert done.statistics.reused > 0
+    assert done.speed_up == 1
+    assert "x" not in str(done).removeprefix("txt2img")
+
+
+@pytest.mark.parametrize(
+    ("steps", "denoising", "reason"),
+    [
+        (3, 0.1, "with 3 evaluations in this pass there is little to gain, only Custom caches below 10"),
+        (1, 0.05, "with 1 evaluation in this pass there is little to gain, only Custom caches below 10"),
+        (1, 1.0, "with 1 step from noise to picture there is little to gain, only Custom caches below 10"),
+        (10, 0.5, ""),
+    ],
+)
+def test_presets_leave_passes_of_few_evaluations_alone(controller, steps, denoising, reason):
+    p = Processing(img2img=True)
+    p.denoising_strength = denoising
+    job(controller, p, {"enabled": True, "preset": "Balanced"}, steps=steps)
+    (done,) = controller.last_report.passes
+    assert done.reason == reason
+    assert (done.statistics.reused > 0) == (not reason)

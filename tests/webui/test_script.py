@@ -51,14 +51,16 @@ def test_there_is_an_axis_for_every_setting_once(module, xyz):
     assert (by_label["[DeepCache] Depth"].type, by_label["[DeepCache] Start"].type) == (int, float)
 
 
-@pytest.mark.usefixtures("module")
-def test_an_axis_leaves_the_other_cells_alone(xyz):
+def test_an_axis_leaves_the_other_cells_alone(module, xyz):
     script_callbacks.callbacks["before_ui"][0]()
     axis = next(option for option in xyz.axis_options if option.label == "[DeepCache] Depth")
     first, second = Processing(), Processing()
-    first.deepcache_overrides = second.deepcache_overrides = {"interval": 2}
     axis.apply(first, 3, [3])
-    assert second.deepcache_overrides == {"interval": 2}
+    axis.apply(second, 2, [2])
+    module.controller.begin_job(first, [False])
+    assert first.extra_generation_params["DeepCache depth"] == 3
+    module.controller.begin_job(second, [False])
+    assert second.extra_generation_params["DeepCache depth"] == 2
 
 
 class HostApi:

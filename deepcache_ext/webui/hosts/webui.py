@@ -8,6 +8,7 @@ from typing import Any
 
 from modules import patches, paths_internal, sd_models, sd_samplers_common, sd_unet, shared
 
+from deepcache_ext.sentence import brief
 from deepcache_ext.webui.family import Family
 
 _PATCH = ("deepcache", sd_samplers_common.Sampler, "launch_sampling")
@@ -53,7 +54,7 @@ def engine() -> str:
     if unet is None:
         return ""
     name = getattr(getattr(unet, "option", None), "label", type(unet).__name__)
-    return f'the U-Net is replaced by the engine "{name}"; choose "None" as SD Unet in the settings'
+    return f'the U-Net is replaced by the engine "{brief(str(name))}"; choose "None" as SD Unet in the settings'
 
 
 def family_of(model: Any) -> Family:

@@ -1,0 +1,22 @@
+"""What a sentence for the user may quote: something short, in one line."""
+
+from __future__ import annotations
+
+LONGEST = 40
+"""The most characters that are quoted of a value or a name."""
+
+
+def brief(text: str, longest: int = LONGEST) -> str:
+    """Return `text` in one line of at most `longest` characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= longest else line[: longest - 3] + "..."
+
+
+def shown(value: object) -> str:
+    """Return a value as Python writes it, if it is short, or the beginning of it."""
+    return brief(repr(value))
+
+
+def counted(number: int, thing: str) -> str:
+    """Return such as "1 step" or "2 steps"."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
