@@ -25,8 +25,6 @@ class Loaded:
     """What tells its weights from others that the same module may hold."""
     family: Family = "SD1"
     """SD1 while none is loaded."""
-    kind: str = ""
-    """What the checkpoint has in the place of a U-Net, by name."""
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Loaded) and other.unet is self.unet and bool(other.weights == self.weights)

@@ -8,7 +8,7 @@ import deepcache_contract
 import torch
 from modules import processing, script_callbacks, scripts, sd_unet, shared
 
-counts = {"evaluations": [], "moves": 0, "blocks": 0}
+counts = {"evaluations": [], "moves": 0, "blocks": 0, "layers": 0}
 wanted = {"inner": "", "raise_at": None, "nan_at": None}
 
 
@@ -82,8 +82,22 @@ def count_moves():
 
 
 def count_block(module, _args):
-    """Count the calls of blocks, those of control models too."""
+    """Count the calls of blocks, those of control models too, and of layers with weights."""
     counts["blocks"] += type(module).__name__ == "TimestepEmbedSequential"
+    counts["layers"] += "weight" in module._parameters
+
+
+def layers_at(depth):
+    """Return how many layers with weights a reuse at a depth has to call."""
+    unet = the_unet()
+    parts = [
+        *unet.input_blocks[:depth],
+        *unet.output_blocks[len(unet.output_blocks) - depth :],
+        unet.time_embed,
+        unet.out,
+    ]
+    parts += [unet.label_emb] if getattr(unet, "label_emb", None) is not None else []
+    return sum("weight" in layer._parameters for part in parts for layer in part.modules())
 
 
 def count(params):
@@ -125,6 +139,8 @@ def state():
         "evaluations": counts["evaluations"],
         "moves": counts["moves"],
         "blocks": counts["blocks"],
+        "layers": counts["layers"],
+        "outer_layers": [layers_at(depth) for depth in range(4)] if hasattr(unet, "time_embed") else [],
         "checkpoint": getattr(getattr(shared.sd_model, "sd_checkpoint_info", None), "name_for_extra", ""),
         "hooks": [type(owner).__module__ for owner in owners if owner is not None],
         "attributes": sorted(name for name in vars(unet) if "deepcache" in name.lower()),
@@ -137,7 +153,7 @@ def state():
         ],
         "tensors": sum(torch.is_tensor(thing) for thing in gc.get_objects()),
     }
-    counts.update(evaluations=[], moves=0, blocks=0)
+    counts.update(evaluations=[], moves=0, blocks=0, layers=0)
     return found
 
 
