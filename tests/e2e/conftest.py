@@ -23,6 +23,13 @@ def webui(request):
 
 
 @pytest.fixture(scope="session")
+def a1111(webui):
+    """Ask for AUTOMATIC1111's WebUI, whose flags, engines, hypernetworks or extensions the test is about."""
+    if webui.forge:
+        pytest.skip(f"{webui.name} has no such flags, engines, hypernetworks and extensions as A1111")
+
+
+@pytest.fixture(scope="session")
 def plain(webui, tmp_path_factory):
     """Return the pictures of a host without the extension, by the name of the request."""
     with serving(webui, tmp_path_factory.mktemp("plain"), extensions={}) as server:

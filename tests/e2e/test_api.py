@@ -110,6 +110,7 @@ def test_a_depth_that_sdxl_lacks_is_explained(maker):
     assert same(reply, maker.make(model=model))
 
 
+@pytest.mark.usefixtures("a1111")
 def test_an_engine_in_the_place_of_the_unet_is_explained(maker):
     model = maker.model("SD1")
     engine = {"override_settings": {"sd_model_checkpoint": model, "sd_unet": "e2e engine"}}

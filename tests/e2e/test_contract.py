@@ -4,5 +4,5 @@
 def test_the_real_host_keeps_the_contract(maker):
     maker.make()  # with a checkpoint
     results = maker.server.get("/e2e/contract")
-    assert len(results) == 14
+    assert len(results) == 15
     assert set(results.values()) == {True}, results

@@ -14,6 +14,7 @@ from tests.e2e.hosts import folder_named_by
 from tests.e2e.pictures import HIRES, Maker, picture_of, pixels, psnr, same
 from tests.e2e.server import EXTENSIONS, parts_of, serving
 
+pytestmark = pytest.mark.usefixtures("a1111")
 SAG = "Self Attention Guidance"
 THRESHOLDING = "Dynamic Thresholding (CFG Scale Fix)"
 REPOSITORIES = {

@@ -6,6 +6,7 @@ from tests.e2e.pictures import Maker, closeness, psnr, same
 from tests.e2e.server import serving
 from tests.e2e.test_combinations import ON, SLACK, TEN, settings
 
+pytestmark = pytest.mark.usefixtures("a1111")
 EXACT = {"--medvram-sdxl": "SDXL", "--nowebui": "SD1"}
 """Flags that leave the arithmetic on a CPU as it is, and the kind of checkpoint to try them with."""
 KINDS = EXACT | {"--opt-channelslast": "SD1"}

@@ -5,6 +5,7 @@ import pytest
 from tests.e2e.pictures import Maker, same
 from tests.e2e.server import serving
 
+pytestmark = pytest.mark.usefixtures("a1111")
 STEPS = 10
 
 

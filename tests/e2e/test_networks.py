@@ -37,6 +37,7 @@ def test_textual_inversion(maker, embedding, prompt):
     assert closeness(maker, prompt=named)[0] > closeness(maker, prompt=spelled)[0] - SLACK
 
 
+@pytest.mark.usefixtures("a1111")
 def test_a_hypernetwork_also_changed_between_generations(maker, usual, hypernetwork):
     prompt = f"a house by the sea <hypernet:{hypernetwork}:1>"
     before = maker.make(cache=ON, **TEN)

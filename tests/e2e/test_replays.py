@@ -16,6 +16,7 @@ from tests.e2e.hosts import folder_named_by
 from tests.e2e.pictures import Maker, picture_of, pixels, same
 from tests.e2e.server import EXTENSIONS, parts_of, serving
 
+pytestmark = pytest.mark.usefixtures("a1111")
 REPOSITORIES = {
     "NegPiP": "sd-webui-negpip",
     "AnimateDiff": "sd-webui-animatediff",

@@ -21,6 +21,8 @@ from modules import (
 )
 from PIL import Image
 
+from deepcache_ext.webui.hosts import host
+
 
 def patching_puts_the_original_back():
     owner = type("Owner", (), {"method": lambda _self: "original"})
@@ -57,7 +59,7 @@ def second_order_samplers_count_twice():
     totals = {name: sd_samplers.all_samplers_map[name].total_steps(10) for name in sd_samplers.all_samplers_map}
     second = {"DPM++ SDE", "DPM++ 2S a", "Heun", "DPM2", "DPM2 a", "Restart"}
     known = second | {"DPM++ 2M", "Euler a", "Euler", "LMS", "DPM fast", "DPM adaptive", "DDIM", "PLMS", "UniPC"}
-    return known <= set(totals) and {name for name, total in totals.items() if total == 20} == second
+    return known <= set(totals) and {name for name in known if totals[name] == 20} == second
 
 
 def samplers_tell_whether_they_add_noise():
@@ -76,7 +78,7 @@ def samplers_tell_whether_they_add_noise():
 def img2img_makes_fewer_steps():
     p = SimpleNamespace(steps=20, denoising_strength=0.75)
     return (
-        not (shared.opts.img2img_fix_steps or shared.opts.s_min_uncond_all)
+        not (shared.opts.img2img_fix_steps or getattr(shared.opts, "s_min_uncond_all", False))
         and not shared.opts.always_discard_next_to_last_sigma
         and sd_samplers_common.setup_img2img_steps(p)[1] == 15
         and sd_samplers_common.setup_img2img_steps(p, 8)[1] == 7
@@ -130,9 +132,14 @@ def an_accordion_is_a_checkbox():
 
 
 def a_checkpoint_tells_its_noise_levels():
-    model = sd_models.model_data.sd_model
-    left = [float(model.alphas_cumprod[timestep]) for timestep in (0, 500, 999)]
-    return len(model.alphas_cumprod) == 1000 and left[0] > left[1] > left[2] and model.parameterization in {"eps", "v"}
+    levels = host.noise_levels()
+    left = [float(levels.alphas_cumprod[timestep]) for timestep in (0, 500, 999)]
+    return len(levels.alphas_cumprod) == 1000 and left[0] > left[1] > left[2] and levels.prediction in {"eps", "v"}
+
+
+def a_checkpoint_has_a_unet():
+    loaded = host.loaded()
+    return {"input_blocks", "middle_block", "output_blocks"} <= loaded.unet._modules.keys() and loaded == host.loaded()
 
 
 def pictures_are_made_laid_out_and_told_of():
@@ -166,6 +173,7 @@ CHECKS = (
     a_job_has_a_start,
     no_engine_and_a_place_for_the_model,
     a_checkpoint_tells_its_noise_levels,
+    a_checkpoint_has_a_unet,
     the_denoisers_callback_has_rows_conds_and_the_denoiser,
     callbacks_can_be_registered,
     a_script_hears_of_components,

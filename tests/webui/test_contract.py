@@ -9,5 +9,5 @@ from tests.webui.support import load_checkpoint
 def test_the_stand_in_keeps_the_contract(monkeypatch):
     monkeypatch.setattr(sd_models.model_data, "sd_model", load_checkpoint())
     results = deepcache_contract.results()
-    assert len(results) == 14
+    assert len(results) == 15
     assert set(results.values()) == {True}, results
