@@ -114,7 +114,7 @@ def serving(webui, folder, *flags, extensions=EXTENSIONS):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     settings = folder / "config.json"
-    settings.write_text(json.dumps(SETTINGS))
+    settings.write_text(json.dumps(SETTINGS | dict(webui.settings)))
     command = [*webui.command(port, folder), "--api-auth", f"{USER}:{PASSWORD}", *flags]
     log = folder / "webui.log"
     process = None
