@@ -21,8 +21,10 @@ SAMPLERS = ("Euler a", "Heun", "DPM++ 2M", "DPM++ 2M SDE", "DPM++ SDE", "DDIM", 
 IMAGE = {"path": "img2img", "init_images": [picture_of()], "denoising_strength": 0.9}
 DEPTHS = {f"depth {depth}": {"interval": 3, "depth": depth} for depth in (0, 1, 3, 5, 11)}
 CACHES = DEPTHS | {"a preset": {"preset": "Balanced"}, "interval 2": {"interval": 2, "depth": 1}}
+DRAWN = ("token merging",)
+"""What draws random numbers in every block that runs, and so others where blocks are skipped."""
 CASES = {
-    **{name: request for name, request in PROMPTS.items() if "batch_cond_uncond" not in name},
+    **{name: request for name, request in PROMPTS.items() if "batch_cond" not in name and name not in DRAWN},
     **{sampler: {"sampler_name": sampler} for sampler in SAMPLERS},
     "img2img": IMAGE,
     "inpainting": IMAGE | {"mask": mask_of()},
