@@ -89,7 +89,9 @@ def test_infotext_of_a_picture_without_deepcache_turns_it_off(maker):
         ({"center": None, "schedule": "non-uniform"}, "center must be a whole number from -1000 to 1000; got None"),
         ({"schedule": {"a": 1}}, "schedule must be one of auto, uniform, non-uniform, list; got {'a': 1}"),
         ({"start": 0.9, "end": 0.1}, "start must be a number from 0 to end, which is 0.1; got 0.9"),
-        ({"speed": 2}, "speed is no setting of DeepCache"),
+        ({"speed": 2}, "'speed' is no setting of DeepCache; did you mean speed_up?"),
+        ({"hires_interval": 5}, "hires_interval has no effect with the schedule auto"),
+        ({"prompt": "x" * 20_000, "steps": "y" * 20_000}, "'prompt' is no setting of DeepCache"),
         ([True, "Custom", "auto", None], "speed_up must be a number from 1 to 4; got None"),
         ([[1]], "enabled must be true or false; got [1]"),
     ],
@@ -100,6 +102,7 @@ def test_with_bad_settings_the_picture_is_made_without_caching(maker, settings, 
     assert same(reply, maker.make())
     assert sentence in reply["info"]["extra_generation_params"]["DeepCache not used"]
     assert sentence in maker.last_run()["reason"]
+    assert len(maker.last_run()["reason"]) <= 200
 
 
 def test_a_depth_that_sdxl_lacks_is_explained(maker):

@@ -81,6 +81,13 @@ def test_out_of_memory_in_the_hires_pass(maker):
     assert made(maker) == [STEPS, STEPS + 1]
 
 
+def test_what_a_pass_did_is_told_where_its_picture_can_not_be_decoded(maker):
+    maker.make(cache={"interval": 8})
+    assert "no picture of these" in failing(maker, "decode=false")
+    assert maker.counts() == [("txt2img", 3, 5)]
+    assert maker.last_run()["passes"][0]["sampling_seconds"] > 0
+
+
 @pytest.mark.parametrize("evaluation", [3, 4], ids=["a reuse", "a refresh"])
 def test_nan(maker, evaluation):
     assert "NansException" in failing(maker, f"nan_at={evaluation}")

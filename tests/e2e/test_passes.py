@@ -76,16 +76,33 @@ def test_jobs_that_another_extension_makes_inside(maker, inner, scripts, counts)
     assert maker.counts() == [TXT2IMG, ("inner img2img", *(counts if inner else (0, 0)))] * 2
 
 
-def test_the_xyz_plot(maker, alone):
-    interval = maker.state()["axes"].index("[DeepCache] Interval")
-    nothing = (0, "", [])
-    draw_legend, include_lone_images = False, True
+def plotted(maker, cache, interval, depth, **request):
+    """Return the cells of a plot over two axes of ours."""
+    axes = [f"[DeepCache] {name}" for name in ("Interval", "Depth")]
+    first, second = (maker.state()["axes"].index(name) for name in axes)
+    nothing, (draw_legend, include_lone_images) = (0, "", []), (False, True)
     rest = (False, False, False, False, False, 0, False)
-    arguments = [interval, "1, 3", [], *nothing, *nothing, draw_legend, include_lone_images, *rest]
-    plot = maker.make(cache=ON, script_name="x/y/z plot", script_args=arguments)
-    cells = plot["images"][-2:]
-    assert same({"images": cells[1:]}, alone)
-    assert same({"images": cells[:1]}, maker.make())
+    arguments = [first, interval, [], second, depth, [], *nothing, draw_legend, include_lone_images, *rest]
+    plot = maker.make(cache=cache, script_name="x/y/z plot", script_args=arguments, **request)
+    return [{"images": [image]} for image in plot["images"][1:]]
+
+
+@pytest.mark.parametrize("cache", [ON, None], ids=["on in the panel", "off in the panel"])
+def test_the_xyz_plot(maker, alone, cache):
+    """Its axes switch their cells on."""
+    full, cached = plotted(maker, cache, "1, 3", "1")[-2:]
+    assert same(cached, alone)
+    assert same(full, maker.make())
+
+
+@pytest.mark.parametrize("scripts", ["all scripts", "no scripts"])
+def test_jobs_inside_a_plots_cell(maker, scripts):
+    maker.server.post(f"/e2e/want?inner={scripts.replace(' ', '%20')}")
+    plotted(maker, None, "2", "1", n_iter=2)
+    maker.server.post("/e2e/want")
+    batches = [(full, reused) for name, full, reused in maker.counts() if name == "txt2img"]
+    assert batches == [(4, 4)] * 2
+    assert all(reused >= full > 0 for _, full, reused in maker.counts())
 
 
 def test_an_exception_inside_the_unet(maker):

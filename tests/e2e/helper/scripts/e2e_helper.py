@@ -131,9 +131,8 @@ def make_nan(output):
 def state():
     """Return the counts since the last call, and what of the extension hangs on the host."""
     unet = the_unet()
-    owners = [
-        getattr(hook, "__self__", None) for hook in (*unet._forward_pre_hooks.values(), *unet._forward_hooks.values())
-    ]
+    hooks = (*unet._forward_pre_hooks.values(), *unet._forward_hooks.values())
+    owners = [hook if hasattr(hook, "function") else getattr(hook, "__self__", None) for hook in hooks]
     xyz = next(data.module for data in scripts.scripts_data if data.script_class.__module__.endswith("xyz_grid.py"))
     found = {
         "evaluations": counts["evaluations"],
@@ -143,7 +142,7 @@ def state():
         "outer_layers": [layers_at(depth) for depth in range(4)] if hasattr(unet, "time_embed") else [],
         "checkpoint": getattr(getattr(shared.sd_model, "sd_checkpoint_info", None), "name_for_extra", ""),
         "hooks": [type(owner).__module__ for owner in owners if owner is not None],
-        "attributes": sorted(name for name in vars(unet) if "deepcache" in name.lower()),
+        "attributes": sorted(name for name in vars(unet) if "deepcache" in name.lower() or name == "__getstate__"),
         "axes": [option.label for option in xyz.axis_options if not getattr(option, "is_img2img", False)],
         "callbacks": [
             getattr(callback, "name", callback.script)
@@ -157,8 +156,21 @@ def state():
     return found
 
 
-def want(inner: str = "", raise_at: int = 0, nan_at: int = 0, whole_controls: bool = False):
+def fail_to_decode():
+    """Have the next latents fail to become a picture."""
+    original = processing.decode_latent_batch
+
+    def decode(*_args, **_kwargs):
+        processing.decode_latent_batch = original
+        raise RuntimeError("test: no picture of these")
+
+    processing.decode_latent_batch = decode
+
+
+def want(inner: str = "", raise_at: int = 0, nan_at: int = 0, decode: bool = True, whole_controls: bool = False):
     """Set what the next jobs do; with `whole_controls` DeepCache hears of no control model that it may shorten."""
+    if not decode:
+        fail_to_decode()
     wanted.update(inner=inner, raise_at=raise_at or None, nan_at=nan_at or None)
     host = sys.modules["deepcache_ext.webui.hosts"].host
     for name in ("control_models", "controls_ahead"):
