@@ -37,6 +37,8 @@ NOT_USED = "DeepCache not used"
 _OUR_KEYS = {NOT_USED, *INFOTEXT_KEYS}
 
 
+LEAST_TOLD = 1.05
+"""The least speed-up that is told: less is within what a clock is off."""
 NO_EVALUATION = "the sampler made no evaluation"
 
 
@@ -77,7 +79,7 @@ class PassReport:
     @property
     def took(self) -> str:
         """How long sampling took, and how much faster it was where that can be told."""
-        faster = f", {self.speed_up:.2f}x as fast" if self.speed_up > 1 else ""
+        faster = f", {self.speed_up:.2f}x as fast" if self.speed_up >= LEAST_TOLD else ""
         return f"{self.sampling_seconds:.1f} s{faster}"
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bench import forecast as bench_forecast
-from bench import fuzz, macs, preset_speed, presets, quality, speed
+from bench import fuzz, macs, preset_speed, presets, quality, short_passes, speed
 from bench.parts import report
 from bench.parts.networks import Network
 from bench.parts.runs import Task
@@ -144,6 +144,23 @@ def test_presets_are_compared_with_the_steps_that_cost_as_much(tmp_path):
     lines = presets.gains(kept).splitlines()
     assert lines[0] == "| sampler | steps | preset | speed-up | avatars |"
     assert lines[2].startswith("| Euler | 10 | Quality | 1.43x | +")
+
+
+def test_short_passes_are_compared_with_fewer_evaluations_over_the_same_noise(tmp_path):
+    model = TinyModel()
+    start = 0.5 * model.noise(2, seed=1)
+    of = short_passes.Pass(model, "Euler", 20, 6, 2, 3.0)
+    found = [*short_passes.compare(of, start, "Euler", 20)]
+    assert [(result.evaluations, result.preset, result.full, result.fewer) for result in found] == [
+        (6, "Quality", 4, 4),
+        (6, "Balanced", 3, 3),
+        (6, "Fast", 3, 3),
+    ]
+    full, _ = of.picture(start)
+    assert torch.equal(of.picture(start, count=6)[0], full)
+    report.write_csv(found, tmp_path / "short-passes.csv")
+    kept = report.read_csv(short_passes.Result, tmp_path / "short-passes.csv")
+    assert short_passes.gains(kept).splitlines()[2].startswith("| 6 | ")
 
 
 def test_the_worst_tenth_is_one_picture_at_least():
