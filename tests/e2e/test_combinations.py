@@ -49,8 +49,14 @@ PROMPTS = {
 }
 
 
+FAULTS = {("reForge", "hypertile"): "answers with an error, without DeepCache too"}
+"""What a host itself does not do."""
+
+
 @pytest.mark.parametrize("combination", PROMPTS)
-def test_a_combination_is_as_close_as_the_plain_picture(maker, usual, combination):
+def test_a_combination_is_as_close_as_the_plain_picture(webui, maker, usual, combination):
+    if fault := FAULTS.get((webui.name, combination)):
+        pytest.skip(f"{webui.name} {fault}")
     found, passes = closeness(maker, **PROMPTS[combination])
     uncond_returns = "Skip Early" in combination
     assert all(done["full"] + done["reused"] == 10 for done in passes), passes
