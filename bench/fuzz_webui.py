@@ -3,10 +3,10 @@
 Starts the WebUI that WEBUI_DIR names (with the Python that WEBUI_PYTHON names) with copies of the extension and of a
 test-only one that keeps a checksum of every row's deep feature on the side. Each request draws a sampler, steps, size,
 batch, prompts, guidance, hires fix or a picture to start from, a refiner, host options, LoRA, ControlNet units where
-there are any (CONTROLNET_DIR), tiles that stay and tiles that jitter where EXTENSIONS_DIR has an extension that makes
-them, and DeepCache's settings, and checks: the host answers 200, nothing of ours raised, as many evaluations as the
-sampler made, no reused row with another's or an older feature, none at all in a pass of tiles, no hook left, and
-interval 1 identical to off.
+there are any (CONTROLNET_DIR), tiles that stay and tiles that jitter, windows of a clip and blocks that are exchanged
+where EXTENSIONS_DIR has the extensions that make them, and DeepCache's settings, and checks: the host answers 200,
+nothing of ours raised, as many evaluations as the sampler made, no reused row with another's or an older feature, none
+at all in a pass of tiles or windows, no hook left, and interval 1 identical to off.
 """
 
 from __future__ import annotations
@@ -31,11 +31,14 @@ from tests.e2e.pictures import Maker, picture_of, same
 from tests.e2e.server import EXTENSIONS, ROOT, parts_of, serving
 from tests.e2e.test_controlnet import unit
 from tests.e2e.test_extensions import demofusion, tiled
+from tests.e2e.test_replays import MOTION_MODULE, animated
 
 WORDS = ("a red house", "the sea at night", "two cats", "old trees", "a blue car", "rain")
 LONG = ", ".join(WORDS * 6)
 TILER = "multidiffusion-upscaler-for-automatic1111"
-TILES = {"Tiled Diffusion", "DemoFusion"}
+ANIMATOR = "sd-webui-animatediff"
+EXCHANGER = "sd-webui-kohya-hiresfix"
+NOT_THE_HOSTS_CUT = {"Tiled Diffusion", "DemoFusion", "AnimateDiff"}
 EXPECTED = {OTHERS, SWITCHED, NOTHING_FITTED}
 """Reasons that some requests have."""
 
@@ -107,10 +110,22 @@ def request(draw: random.Random, maker: Any, known: dict[str, Any]) -> tuple[str
         wanted = draw.sample(known["control"], draw.choice([1, 1, 2]))
         units = [unit(maker, name, guidance_end=draw.choice([1.0, 1.0, 0.6])) for name in wanted]
         body["alwayson_scripts"] = {"ControlNet": {"args": units}}
-    elif known["tiles"] and path == "txt2img" and "enable_hr" not in body and draw.random() < 0.15:
-        scripts = draw.choice([tiled("MultiDiffusion", batch=draw.choice([1, 2])), demofusion()])
-        body |= {"width": 128, "height": 128, "alwayson_scripts": {name: {"args": a} for name, a in scripts.items()}}
+    elif known["others"] and path == "txt2img" and "enable_hr" not in body and draw.random() < 0.25:
+        fitting = [name for name in known["others"] if kind == "SD1" or name == TILER]
+        scripts, changes = others(draw, draw.choice(fitting)) if fitting else ({}, {})
+        body |= changes | {"alwayson_scripts": {name: {"args": arguments} for name, arguments in scripts.items()}}
     return path, body
+
+
+def others(draw: random.Random, repository: str) -> tuple[dict[str, list[Any]], dict[str, Any]]:
+    """Return the arguments of one of a repository's scripts, by its title, and what else it needs of a request."""
+    square = {"width": 128, "height": 128}
+    if repository == ANIMATOR:
+        return {"AnimateDiff": [animated(frames=5, context=4)]}, square | {"batch_size": 1, "n_iter": 1, "steps": 3}
+    if repository == EXCHANGER:
+        stops, scales = [draw.choice([0.1, 0.3]), 0.5], [draw.choice([0.5, 0.7]), 2.0]
+        return {"Kohya Hires.fix": [True, True, 3, 4, *stops, "bicubic", *scales, draw.random() < 0.5, False]}, square
+    return draw.choice([tiled("MultiDiffusion", batch=draw.choice([1, 2])), demofusion()]), square
 
 
 def check(maker: Any, path: str, body: dict[str, Any], cache: dict[str, Any], seen: Counter[str]) -> None:
@@ -125,8 +140,8 @@ def check(maker: Any, path: str, body: dict[str, Any], cache: dict[str, Any], se
     told = [reason for reason in told if reason not in EXPECTED]
     cached = [n for n in evaluations if n]
     problems = [*audit["problems"][:3], *filter(None, told)]
-    if TILES & body.get("alwayson_scripts", {}).keys() and cached and passes[-1]["reason"] != OTHERS:
-        problems.append(f"tiles were cached: {passes[-1]}")
+    if NOT_THE_HOSTS_CUT & body.get("alwayson_scripts", {}).keys() and cached and passes[-1]["reason"] != OTHERS:
+        problems.append(f"somebody else's cut was cached: {passes[-1]}")
     if len(cached) == len(passes) and cached != state["evaluations"]:
         problems.append(f"{state['evaluations']} evaluations, {cached} counted")
     if "deepcache_ext" in " ".join(state["hooks"]):
@@ -156,14 +171,15 @@ def main() -> int:
     control = os.environ.get("CONTROLNET_DIR")
     if control:
         extensions["sd-webui-controlnet"] = parts_of(control)
-    tiler = Path(os.environ.get("EXTENSIONS_DIR", "")) / TILER
-    if tiler.is_dir():
-        extensions[TILER] = parts_of(tiler)
+    found = {name: Path(os.environ.get("EXTENSIONS_DIR", "")) / name for name in (TILER, ANIMATOR, EXCHANGER)}
+    found = {name: folder for name, folder in found.items() if folder.is_dir()}
+    extensions |= {name: parts_of(folder) for name, folder in found.items()}
+    extensions["e2e-narrow"] = [ROOT / "tests/e2e/narrow/scripts"]
     end = time.monotonic() + 60 * options.minutes
     seen: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as folder, serving(A1111, Path(folder), extensions=extensions) as server:
         maker = Maker(server)
-        known = _known(maker, with_control=bool(control)) | {"tiles": tiler.is_dir()}
+        known = _known(maker, with_control=bool(control)) | {"others": [*found]}
         for number in itertools.takewhile(lambda _: time.monotonic() < end, itertools.count(options.first)):
             draw = random.Random(f"{options.seed}/{number}")  # noqa: S311 - not for secrets
             path, body = request(draw, maker, known)
@@ -197,6 +213,7 @@ def _known(maker: Any, *, with_control: bool) -> dict[str, Any]:
     first = maker.model("SD1")
     maker.make(steps=1)
     maker.server.post("/e2e/narrow")
+    maker.server.post(f"/e2e/motion-module?name={MOTION_MODULE}")
     refiner = ""
     with contextlib.suppress(pytest.skip.Exception):
         refiner = maker.model("SD1", but=first)

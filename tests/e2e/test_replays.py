@@ -26,6 +26,7 @@ REPOSITORIES = {
 TOGETHER = [["NegPiP", "AnimateDiff", "Kohya Hires.fix"], ["Regional Prompter"]]
 """Which of them are on one server: Regional Prompter takes the host's option of split calls back, also while off."""
 HERE = Path(__file__).parent
+MOTION_MODULE = "tiny.safetensors"
 ON = {"interval": 3, "depth": 2}
 TEN = {"steps": 10}
 LONG = ", ".join(f"a {adjective} house" for adjective in ("red", "green", "blue", "tall", "small", "old", "new") * 5)
@@ -50,7 +51,7 @@ def running(titles, webui, tmp_path_factory):
 @pytest.fixture(scope="module")
 def together(webui, tmp_path_factory):
     with running(TOGETHER[0], webui, tmp_path_factory) as maker:
-        maker.server.post("/e2e/motion-module?name=tiny.safetensors")
+        maker.server.post(f"/e2e/motion-module?name={MOTION_MODULE}")
         yield maker
 
 
@@ -110,7 +111,7 @@ def test_negpip(together, case, depth):
 
 def animated(frames, context):
     return {
-        "model": "tiny.safetensors",
+        "model": MOTION_MODULE,
         "enable": True,
         "video_length": frames,
         "batch_size": context,

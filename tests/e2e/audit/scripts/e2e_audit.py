@@ -1,7 +1,8 @@
 """A test-only extension: proves on the side where the feature of each reuse comes from.
 
 It hooks the blocks themselves. A call whose first output block is not the U-Net's first has reused; what that block
-was given must be, row by row, what the block before it returned in the row's last full call of the same pass.
+was given must be, row by row, what the block before it returned in the last full call of the same pass for the row
+and its conditioning.
 """
 
 import hashlib
@@ -14,7 +15,8 @@ from modules import script_callbacks, shared
 class Call:
     """What one U-Net call did, by walk over the blocks."""
 
-    rows: range
+    rows: list
+    """Each row's place in the evaluation, and a checksum of what conditions it."""
     walk: int = -1
     given: dict = field(default_factory=dict)
     """The first output block's number and its input."""
@@ -60,7 +62,8 @@ class Audit:
 
     def start_call(self, _unet, args, kwargs):
         rows = len(args[0] if args else kwargs["x"])
-        self.call = Call(range(self.row, self.row + rows))
+        context = kwargs["context"] if "context" in kwargs else args[2]
+        self.call = Call([(self.row + number, checked(of_row)) for number, of_row in enumerate(context)])
         self.row += rows
 
     def start_walk(self, *_):
@@ -91,7 +94,7 @@ class Audit:
                 expected = [kept[walk]] if len(kept) == len(call.given) else list(kept.values())
                 found = checked(value[: self.channels[number - 1]])
                 if not expected or (expected[0][0] == found[0] and found not in expected):
-                    self.problems.append(f"row {row} of walk {walk}: {'stale' if expected else 'unknown'} feature")
+                    self.problems.append(f"row {row[0]} of walk {walk}: {'stale' if expected else 'unknown'} feature")
         if all(number == 0 for number, _ in call.given.values()):
             for position, row in enumerate(call.rows):
                 self.last[row] = {
