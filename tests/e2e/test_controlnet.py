@@ -30,8 +30,13 @@ def maker(webui, tmp_path_factory):
 @pytest.fixture(scope="module")
 def unit(webui, maker):
     """Return a function from the beginning of a model's name, or a preprocessor's, to a unit that has it."""
-    nothing = "None" if webui.forge else "none"
-    reference = {"model": "None", "weight": 2.0, "threshold_a": 0.5} if webui.forge else {}
+    return units_on(maker, forge=webui.forge)
+
+
+def units_on(maker, *, forge):
+    """Return the function that `unit` is."""
+    nothing = "None" if forge else "none"
+    reference = {"model": "None", "weight": 2.0, "threshold_a": 0.5} if forge else {}
     models = maker.server.get("/controlnet/model_list")["model_list"]
 
     def made(wanted, **options):
