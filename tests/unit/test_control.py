@@ -149,4 +149,4 @@ def test_a_shortened_control_before_a_call_that_cannot_reuse_is_said():
             run.start_evaluation(keys=KEYS, batch=Batch(1, (8, 8)), exact=False)
             run.say(KEYS if seed == 1 else ("another", "row"))
             ahead.call(seed)
-    assert run.statistics.error == f"RuntimeError: {SHORTENED}"
+    assert run.statistics.error == f"caching stopped at an error, RuntimeError: {SHORTENED}"
