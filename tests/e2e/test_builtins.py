@@ -9,7 +9,7 @@ ON = {"interval": 3, "depth": 2}
 TEN = {"steps": 10}
 SLACK = 3.0
 """How many dB a combination may be less close than the plain picture."""
-TILES = {"Tile Width": 64, "Tile Height": 64, "Tile Overlap": 32}
+TILES = {"Tile Width": 48, "Tile Height": 48, "Tile Overlap": 0}
 GUIDANCES = ("selfattentionguidance", "perturbedattentionguidance")
 CASES = {
     "Kohya HRFix": ("kohya hrfix", {}),
