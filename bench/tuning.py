@@ -24,7 +24,7 @@ from bench.presets import family_of
 from deepcache_ext import SamplingPass, Settings
 from deepcache_ext.planning.tuning import Answer, answers
 from deepcache_ext.webui.plan import reuse_cost
-from deepcache_ext.webui.questions import questions
+from deepcache_ext.webui.tuning.questions import questions
 from demo import tiny_model
 from demo.pictures import psnr
 from demo.tiny_model import Prompt, TinyModel

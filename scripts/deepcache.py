@@ -2,14 +2,16 @@
 
 from modules import script_callbacks, scripts
 
-from deepcache_ext.webui import api, compare, infotext, tune, xyz
-from deepcache_ext.webui.compare_panel import ComparePanel
+from deepcache_ext.webui import api, infotext, xyz
+from deepcache_ext.webui.comparing import compare
+from deepcache_ext.webui.comparing.compare_panel import ComparePanel
 from deepcache_ext.webui.hosts import host
 from deepcache_ext.webui.options import INFOTEXT_KEYS
 from deepcache_ext.webui.panel import FINISHED, HOST_COMPONENTS, Panel
 from deepcache_ext.webui.passes import Controller
-from deepcache_ext.webui.tune_panel import TunePanel
-from deepcache_ext.webui.tuned import TunedPlans
+from deepcache_ext.webui.tuning import tune
+from deepcache_ext.webui.tuning.tune_panel import TunePanel
+from deepcache_ext.webui.tuning.tuned import TunedPlans
 
 controller = Controller(TunedPlans(host.data_folder() / "deepcache-plans.json"))
 comparer = compare.Comparer(controller)

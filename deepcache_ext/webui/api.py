@@ -10,11 +10,11 @@ from typing import Any
 from fastapi import Body, HTTPException
 
 from deepcache_ext.planning.settings import Choice, Number, Steps, WholeNumber
-from deepcache_ext.webui.compare import Comparer
+from deepcache_ext.webui.comparing.compare import Comparer
 from deepcache_ext.webui.hosts import host
 from deepcache_ext.webui.options import CONTROLS, Control, Flag, written
 from deepcache_ext.webui.passes import Controller
-from deepcache_ext.webui.tune import TITLE, Tuner
+from deepcache_ext.webui.tuning.tune import TITLE, Tuner
 
 
 def add_routes(app: Any, controller: Controller, comparer: Comparer, tuner: Tuner) -> None:

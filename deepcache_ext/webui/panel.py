@@ -17,8 +17,8 @@ from deepcache_ext.webui.hosts import host
 from deepcache_ext.webui.options import CONTROLS, SCHEDULES, Control, Flag, Options, given, resolved, written
 from deepcache_ext.webui.passes import Controller, JobReport
 from deepcache_ext.webui.presets import BALANCED, CUSTOM, NO_CLOSER, PRESETS, left_alone
-from deepcache_ext.webui.tuned import Plan
-from deepcache_ext.webui.tuned_runs import key_of, plan_for
+from deepcache_ext.webui.tuning.tuned import Plan
+from deepcache_ext.webui.tuning.tuned_runs import key_of, plan_for
 
 HOST_COMPONENTS = {
     "txt2img_steps": "steps",

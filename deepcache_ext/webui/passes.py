@@ -25,8 +25,8 @@ from deepcache_ext.webui.hosts.host import Evaluation
 from deepcache_ext.webui.options import INFOTEXT_KEYS, Options, given, overridden, resolved
 from deepcache_ext.webui.plan import reuse_cost
 from deepcache_ext.webui.presets import CUSTOM, left_alone
-from deepcache_ext.webui.tuned import TunedPlans
-from deepcache_ext.webui.tuned_runs import applied
+from deepcache_ext.webui.tuning.tuned import TunedPlans
+from deepcache_ext.webui.tuning.tuned_runs import applied
 
 logger = logging.getLogger("deepcache")
 

@@ -4,7 +4,7 @@ import pytest
 
 from bench import tuning, webui_closeness
 from bench.parts.report import read_csv, write_csv
-from deepcache_ext.webui import questions
+from deepcache_ext.webui.tuning import questions
 from demo.tiny_model import TinyModel
 
 

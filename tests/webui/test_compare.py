@@ -5,7 +5,7 @@ import pytest
 from modules import processing, shared
 from PIL import Image
 
-from deepcache_ext.webui.compare import Comparer, Wish
+from deepcache_ext.webui.comparing.compare import Comparer, Wish
 from tests.webui.support import Processing, job, load_checkpoint, sample
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from deepcache_ext.webui.closeness import IDENTICAL, difference, psnr, ssim
-from deepcache_ext.webui.comparison import Choice, Comparison, Row
+from deepcache_ext.webui.comparing.closeness import IDENTICAL, difference, psnr, ssim
+from deepcache_ext.webui.comparing.comparison import Choice, Comparison, Row
 
 
 def random_pair(height=40, width=31):

@@ -8,8 +8,8 @@ from modules import processing, shared
 from PIL import Image
 
 from deepcache_ext.webui.passes import Controller
-from deepcache_ext.webui.tune import Tuner
-from deepcache_ext.webui.tuned import Key, TunedPlans
+from deepcache_ext.webui.tuning.tune import Tuner
+from deepcache_ext.webui.tuning.tuned import Key, TunedPlans
 from tests.webui.support import load_checkpoint, sample
 from tests.webui.test_compare import Tab as OfComparison
 

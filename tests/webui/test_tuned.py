@@ -6,8 +6,8 @@ import pytest
 
 from deepcache_ext.webui.options import given, resolved
 from deepcache_ext.webui.passes import Controller
-from deepcache_ext.webui.tuned import Key, Plan, TunedPlans
-from deepcache_ext.webui.tuned_runs import key_of_job
+from deepcache_ext.webui.tuning.tuned import Key, Plan, TunedPlans
+from deepcache_ext.webui.tuning.tuned_runs import key_of_job
 from tests.webui.support import Processing, load_checkpoint, sample
 
 KEY = Key("one", "Euler", "Automatic", "txt2img", 12)

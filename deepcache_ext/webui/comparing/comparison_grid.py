@@ -6,8 +6,8 @@ import numpy as np
 from modules import images, shared
 from PIL import Image
 
-from deepcache_ext.webui.closeness import Picture, difference
-from deepcache_ext.webui.comparison import Comparison, Row, decibels, listed
+from deepcache_ext.webui.comparing.closeness import Picture, difference
+from deepcache_ext.webui.comparing.comparison import Comparison, Row, decibels, listed
 
 TIMES = 5
 """By how much differences are enlarged to be seen."""

@@ -12,7 +12,7 @@ from deepcache_ext.webui.family import Family
 from deepcache_ext.webui.hosts import host
 from deepcache_ext.webui.options import Options
 from deepcache_ext.webui.presets import CUSTOM, PRESETS
-from deepcache_ext.webui.tuned import Key, Plan, TunedPlans
+from deepcache_ext.webui.tuning.tuned import Key, Plan, TunedPlans
 
 AUTOMATIC = "Automatic"
 """The host's name for the sampler's own scheduler."""

@@ -15,13 +15,13 @@ from modules import images, processing, shared
 from PIL import Image
 
 from deepcache_ext import __version__
-from deepcache_ext.webui.closeness import psnr, ssim
-from deepcache_ext.webui.comparison import OFF, Choice, Comparison, Row
-from deepcache_ext.webui.comparison_grid import array, difference_of, grid
+from deepcache_ext.webui.comparing.closeness import psnr, ssim
+from deepcache_ext.webui.comparing.comparison import OFF, Choice, Comparison, Row
+from deepcache_ext.webui.comparing.comparison_grid import array, difference_of, grid
+from deepcache_ext.webui.comparing.stopwatch import Stopwatch
 from deepcache_ext.webui.hosts import host
 from deepcache_ext.webui.passes import Controller, PassReport, override
 from deepcache_ext.webui.presets import PRESETS
-from deepcache_ext.webui.stopwatch import Stopwatch
 
 logger = logging.getLogger("deepcache")
 

@@ -15,15 +15,15 @@ from PIL import Image
 from deepcache_ext.planning.sampler_kind import SamplerKind
 from deepcache_ext.planning.settings import Settings
 from deepcache_ext.planning.tuning import Answer, answers, runs
-from deepcache_ext.webui.closeness import psnr
-from deepcache_ext.webui.comparison import listed
-from deepcache_ext.webui.comparison_grid import array
+from deepcache_ext.webui.comparing.closeness import psnr
+from deepcache_ext.webui.comparing.comparison import listed
+from deepcache_ext.webui.comparing.comparison_grid import array
 from deepcache_ext.webui.hosts import host
 from deepcache_ext.webui.passes import Controller, override
 from deepcache_ext.webui.presets import CUSTOM, PRESETS, left_alone
-from deepcache_ext.webui.questions import questions
-from deepcache_ext.webui.tuned import Key, Plan, TunedPlans
-from deepcache_ext.webui.tuned_runs import changes_in_mid_run, key_of_job
+from deepcache_ext.webui.tuning.questions import questions
+from deepcache_ext.webui.tuning.tuned import Key, Plan, TunedPlans
+from deepcache_ext.webui.tuning.tuned_runs import changes_in_mid_run, key_of_job
 
 logger = logging.getLogger("deepcache")
 

@@ -10,7 +10,7 @@ import gradio as gr
 
 from deepcache_ext.webui.hosts import host
 from deepcache_ext.webui.panel import Panel
-from deepcache_ext.webui.tune import TITLE, Tuner
+from deepcache_ext.webui.tuning.tune import TITLE, Tuner
 
 ABOUT = (
     "Finds, for each preset, the plan whose pictures are closest on the loaded checkpoint, with this tab's prompt, "

@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from deepcache_ext.webui.closeness import IDENTICAL
+from deepcache_ext.webui.comparing.closeness import IDENTICAL
 
 OFF = {"enabled": False}
 """The settings of a row that is made without DeepCache."""

@@ -9,8 +9,8 @@ from typing import Any
 
 import gradio as gr
 
-from deepcache_ext.webui.compare import CHOICES, Comparer
-from deepcache_ext.webui.comparison import Comparison, Row, cells, headings
+from deepcache_ext.webui.comparing.compare import CHOICES, Comparer
+from deepcache_ext.webui.comparing.comparison import Comparison, Row, cells, headings
 from deepcache_ext.webui.hosts import host
 from deepcache_ext.webui.presets import PRESETS
 

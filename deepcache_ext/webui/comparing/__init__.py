@@ -1,0 +1,1 @@
+"""The comparison of full pictures, presets and fewer steps."""

@@ -1,0 +1,1 @@
+"""Tuning presets for a checkpoint, and using what was found."""
