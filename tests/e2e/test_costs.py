@@ -9,7 +9,8 @@ from tests.e2e.server import EXTENSIONS, serving
 
 BUILD = {"before_ui": 1, "ui": 6, "connect": 2, "app_started": 1}
 """Calls in one build: of the two tabs' panels, each of which the host's API builds twice more for its defaults."""
-JOB = {"process": 1, "launch_sampling": 1, "cfg_denoiser": STEPS, "postprocess": 1}
+JOB = {"process": 1, "launch_sampling": 1, "cfg_denoiser": 2 * STEPS, "postprocess": 1}
+"""The job and the watch of a comparison both hear of each evaluation."""
 TIMING = [Path(__file__).parent / "timing/scripts"]
 OFTEN = 4
 """How often each is measured; the least counts."""
