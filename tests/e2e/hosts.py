@@ -43,7 +43,10 @@ class Kind:
         """Return the command that starts it on a port, with its settings and what it writes in the folder `data`."""
         found = [self.python, "launch.py", *LAUNCH, *self.flags, "--port", str(port), "--data-dir", data]
         found += [self.models, self.folder / "models"]
-        return found + (["--hypernetwork-dir", data / "hypernetworks"] if self.has_hypernetworks else [])
+        if self.has_hypernetworks:
+            found += ["--hypernetwork-dir", data / "hypernetworks"]
+        # with a folder of data elsewhere Forge's gradio keeps back the page's own scripts and styles
+        return found + (["--gradio-allowed-path", self.folder] if self.forge else [])
 
 
 _FORGE = ("--skip-python-version-check", "--skip-version-check", "--always-cpu", "--all-in-fp32")
