@@ -74,8 +74,10 @@ class Panel:
 
         for component in inputs:
             component.change(redraw, inputs, self._plan_html, show_progress=False, queue=False)
-            if isinstance(component, gr.Slider):  # gradio may drop the last change of a drag
+            if isinstance(component, gr.Slider):  # gradio may drop the last of several changes
                 component.release(redraw, inputs, self._plan_html, show_progress=False, queue=False)
+            if isinstance(component, gr.Textbox):
+                component.blur(redraw, inputs, self._plan_html, show_progress=False, queue=False)
         self.tuned.change(redraw, inputs, self._plan_html, show_progress=False, queue=False)
         enabled = self.components["enabled"]
         finished.change(self._report, [enabled], self._report_html, show_progress=False, queue=False)

@@ -169,8 +169,10 @@ def test_an_own_list_is_drawn_and_a_bad_one_explained(page):
     enable(page)
     customise(page, "list")
     page.fill(ident("steps") + " textarea", "0, 5, 9-12")
+    page.keyboard.press("Tab")
     wait_for_plan(page, "6 of 20 evaluations in full")
     page.fill(ident("steps") + " textarea", "0, x")
+    page.keyboard.press("Tab")
     wait_for_plan(page, "DeepCache will not be used: steps must be a list of evaluations from 0 to 9999")
 
 
