@@ -42,13 +42,13 @@ def test_img2img(maker):
 @pytest.mark.parametrize("sampler", ["Euler", "DDIM"])
 def test_inpainting(maker, sampler):
     request = {"init_images": [picture_of()], "mask": mask_of(), "denoising_strength": 0.9, "sampler_name": sampler}
+    maker.make("img2img", ON, **request)  # Forge's family draws a mask's noise from where the last job has left off
+    maker.state()
     one = maker.make("img2img", ON, **request)
     ((_, full, reused),) = maker.counts()
     assert full + reused == maker.last_run()["passes"][0]["planned"] == maker.state()["evaluations"][-1]
     assert reused > full
-    again = maker.make("img2img", ON, **request)
-    uncached = [maker.make("img2img", **request) for _ in range(2)]
-    assert same(one, again) or not same(*uncached)  # Forge's family draws noise for the rest of the picture unseeded
+    assert same(one, maker.make("img2img", ON, **request))
 
 
 def test_a_refiner_in_mid_run_starts_from_its_own_features(maker):
