@@ -70,8 +70,12 @@ def test_batches(maker, alone):
 
 @pytest.mark.parametrize(("scripts", "counts"), [("all scripts", (7, 13)), ("no scripts", (3, 5))])
 @pytest.mark.parametrize("inner", [True, False])
-def test_jobs_that_another_extension_makes_inside(maker, inner, scripts, counts):
-    """With all scripts the host's own sampler script gives the inner job the API's default of twenty steps."""
+def test_jobs_that_another_extension_makes_inside(webui, maker, inner, scripts, counts):
+    """With all scripts the host's own sampler script gives the inner job the API's default of twenty steps.
+
+    Forge Classic has no such script.
+    """
+    counts = (3, 5) if webui.name == "Forge Classic" else counts
     maker.server.post(f"/e2e/want?inner={scripts.replace(' ', '%20')}")
     maker.make(cache=ON | {"inner": inner}, n_iter=2)
     maker.server.post("/e2e/want")
