@@ -91,7 +91,7 @@ class Pictures:
 def measure(model: TinyModel, sampler: str, steps: int, guidance: float, tunings: int, pictures: int) -> list[Result]:
     """Return a result for each preset."""
     of = ALL_SAMPLERS[sampler]
-    evaluations: dict[int, int | None] = {count: of.evaluations(count) for count in range(2, steps + 1)}
+    evaluations = {count: of.evaluations(count) for count in range(2, steps + 1)}
     asked = questions(of.kind, of.evaluations(steps), family_of(model), evaluations)
     prompts = model.prompts(tunings + pictures)
     seen = Pictures(model, sampler, steps, guidance, prompts[:tunings])

@@ -31,7 +31,7 @@ from deepcache_ext.network.views import CompactView, FullLengthView, RefreshView
 from deepcache_ext.planning.sampler_kind import SamplerKind
 from deepcache_ext.planning.schedule import Action, Schedule, cost_on_sd
 from deepcache_ext.planning.settings import Settings
-from deepcache_ext.sentence import brief, shown
+from deepcache_ext.sentence import of_error, shown
 
 logger = logging.getLogger("deepcache")
 
@@ -39,8 +39,6 @@ T = TypeVar("T")
 ViewName = Literal["auto", "compact", "full-length"]
 RISE = 1.001
 """By how much noise levels have to rise for it to count; rounding is less."""
-LONGEST_ERROR = 120
-"""The most characters that are told of an error; the log has all of it."""
 OTHERS = "features of other pictures came along; computed in full"
 SWITCHED = "the prompts changed in most evaluations that were to reuse; computed in full"
 NOTHING_KEPT = "nothing could be kept of the U-Net's calls; computed in full"
@@ -446,8 +444,7 @@ class SamplingPass:
 
     def _fail(self, error: Exception) -> None:
         if not self.statistics.error:
-            told = brief(f"{type(error).__name__}: {error}", LONGEST_ERROR)
-            self.statistics.error = f"caching stopped at an error, {told}"
+            self.statistics.error = f"caching stopped at an error, {of_error(error)}"
             logger.warning("DeepCache: %s", self.statistics.error, exc_info=error)
         self.remove()
 

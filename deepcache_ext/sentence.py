@@ -17,6 +17,11 @@ def shown(value: object) -> str:
     return brief(repr(value))
 
 
+def of_error(error: BaseException, longest: int = 120) -> str:
+    """Return an error's kind and message in one line of at most `longest` characters; the log has all of it."""
+    return brief(f"{type(error).__name__}: {error}", longest)
+
+
 def counted(number: int, thing: str) -> str:
     """Return such as "1 step" or "2 steps"."""
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"

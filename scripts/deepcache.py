@@ -17,7 +17,7 @@ controller = Controller(TunedPlans(host.data_folder() / "deepcache-plans.json"))
 comparer = compare.Comparer(controller)
 tuner = tune.Tuner(controller)
 tabs = {}
-"""The panel and the host's components of each tab, by its name."""
+"""The panel and the host's components of each tab, by whether it is img2img's."""
 
 
 class DeepCacheScript(scripts.Script):

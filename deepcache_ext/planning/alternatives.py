@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from deepcache_ext.planning.placement import Rule, full_evaluations, longest_gap, rule_for, spread
 from deepcache_ext.planning.sampler_kind import SamplerKind
@@ -46,6 +46,11 @@ def cost(settings: Settings, total: int, sampler: SamplerKind, reuse: Callable[[
     depth = settings.depth_for(noisy=sampler.noisy)
     plan = Schedule(settings, total, sampler, reuse(depth)).actions()
     return sum(reuse(depth) if action is Action.REUSE else 1.0 for action in plan)
+
+
+def nearest(evaluations: Mapping[int, int], spent: float) -> int:
+    """Return the steps whose evaluations come nearest to a cost in full ones, the more of two."""
+    return min(evaluations, key=lambda steps: (abs(evaluations[steps] - spent), -steps))
 
 
 def _ways(settings: Settings, sampler: SamplerKind) -> Iterator[tuple[Rule, int, str]]:

@@ -58,6 +58,12 @@ def test_a_wish_is_read_by_position_or_by_name_and_what_is_unknown_is_told():
     assert told.note.startswith("seed, Faster: unknown; choices are Quality, Balanced, Fast, Panel's settings")
 
 
+def test_a_wish_that_is_neither_true_nor_false_is_told():
+    told = Wish.read([{"fewer_steps": "maybe", "differences": 1}])
+    assert (told.fewer_steps, told.differences) == (True, True)
+    assert told.note == "fewer_steps must be true or false; got 'maybe'"
+
+
 def test_each_choice_and_as_many_steps_are_made(host):
     result = host.comparer.run(Tab(), [["Balanced", "Panel's settings"]])
     comparison = host.comparer.of_last_run

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from copy import copy
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,11 +14,16 @@ from modules import images, processing, shared
 from PIL import Image
 
 from deepcache_ext import __version__
+from deepcache_ext.planning.alternatives import nearest
+from deepcache_ext.planning.settings import accepted
+from deepcache_ext.sentence import brief, of_error
 from deepcache_ext.webui.comparing.closeness import psnr, ssim
 from deepcache_ext.webui.comparing.comparison import OFF, Choice, Comparison, Row
 from deepcache_ext.webui.comparing.comparison_grid import array, difference_of, grid
 from deepcache_ext.webui.comparing.stopwatch import Stopwatch
+from deepcache_ext.webui.host_jobs import copied, evaluations_by_steps, expect, pictures_of
 from deepcache_ext.webui.hosts import host
+from deepcache_ext.webui.options import Flag
 from deepcache_ext.webui.passes import Controller, PassReport, override
 from deepcache_ext.webui.presets import PRESETS
 
@@ -32,7 +36,6 @@ CHOICES: Mapping[str, str | None] = {**{name: name for name in PRESETS}, OWN: No
 """What can be compared: its label, and the preset, or None for the panel's settings."""
 
 _WARM_UP_STEPS = 2
-_FEWEST_STEPS = 2
 
 
 @dataclass(frozen=True)
@@ -53,11 +56,20 @@ class Wish:
         given = dict(first) if isinstance(first, Mapping) else dict(zip(names, arguments, strict=False))
         wanted = given.get("choices", cls.choices)
         wanted = [wanted] if isinstance(wanted, str) else list(wanted or ())
-        unknown = [str(name) for name in (*given, *wanted) if name not in names and name not in CHOICES]
-        note = f"{', '.join(unknown)}: unknown; choices are {', '.join(CHOICES)}, with " if unknown else ""
-        note += f"{' and '.join(names[1:])} as true or false" if unknown else ""
+        unknown = [brief(str(name)) for name in (*given, *wanted) if name not in names and name not in CHOICES]
+        notes = [f"{', '.join(unknown)}: unknown; choices are {', '.join(CHOICES)}"] if unknown else []
         choices = tuple(name for name in CHOICES if name in wanted) or cls.choices
-        return cls(choices, _is_true(given.get("fewer_steps", True)), _is_true(given.get("differences")), note)
+        flags = {name: _flag(name, given.get(name, getattr(cls, name)), notes) for name in names[1:]}
+        return cls(choices, **flags, note="; ".join(notes))
+
+
+def _flag(name: str, value: Any, notes: list[str]) -> bool:
+    """Return a value that is true or false; of another one add to `notes` what it may be."""
+    try:
+        return bool(accepted(name, Flag(), value))
+    except ValueError as error:
+        notes.append(str(error))
+        return bool(getattr(Wish, name))
 
 
 class _Ended(Exception):  # noqa: N818 - no error
@@ -86,8 +98,8 @@ class Comparer:
         """
         wish = Wish.read(arguments)
         processing.fix_seed(p)
-        p.override_settings = dict(p.override_settings or {})
-        _expect_jobs(p, 1 + len(wish.choices) * (1 + wish.fewer_steps))
+        each = _runs(p)  # and those of one picture more, to warm up
+        expect((1 + len(wish.choices) * (1 + wish.fewer_steps)) * each + each // int(p.n_iter))
         self._warm_up(p)
         full = Row("full", p.steps, (p.hr_second_pass_steps or p.steps) if getattr(p, "enable_hr", False) else 0, OFF)
         job, _ = self._make(p, full)
@@ -154,7 +166,7 @@ class Comparer:
 
         Returns the host's processing object, and what DeepCache's passes did. Raises the error of the full pictures.
         """
-        job = _copy(p)
+        job = copied(p)
         job.steps = row.steps
         if row.hires_steps:
             job.hr_second_pass_steps = row.hires_steps
@@ -170,15 +182,13 @@ class Comparer:
             if row.label == "full":
                 raise
             logger.exception("%s could not make %s", TITLE, row.label)
-            row.reason = f"{type(error).__name__}: {error}"[:200]
+            row.reason = of_error(error)
             return job, []
         finally:
             row.unet_seconds = self.stopwatch.stop()
         row.seconds = time.perf_counter() - began
-        count = p.n_iter * p.batch_size
-        pictures = _pictures(processed, job, count)
-        if not (shared.state.interrupted or shared.state.skipped or len(pictures) < count):
-            row.pictures, row.infotexts = pictures, list(processed.infotexts)[:count]
+        row.pictures = pictures_of(processed, job)
+        row.infotexts = list(processed.infotexts)[: len(row.pictures)]
         report = self._controller.last_report
         if report is None or report is before or not row.settings["enabled"]:
             return job, []
@@ -188,7 +198,7 @@ class Comparer:
 
     def _warm_up(self, p: Any) -> None:
         """Make a picture in very few steps, so that the first one compared does not pay for what is made once."""
-        job = _copy(p)
+        job = copied(p)
         job.n_iter, job.steps, job.do_not_save_samples = 1, min(p.steps, _WARM_UP_STEPS), True
         if getattr(p, "enable_hr", False):
             job.hr_second_pass_steps = job.steps
@@ -204,34 +214,9 @@ def _made_with() -> dict[str, str]:
     return {"host": host_version, "device": device, "torch": torch.__version__, "version": __version__}
 
 
-def _copy(p: Any) -> Any:
-    """Return a copy that a job may change; extensions see that it belongs to a comparison by its overrides."""
-    job = copy(p)
-    job.styles = list(p.styles or ())
-    job.override_settings = dict(p.override_settings)
-    job.extra_generation_params = dict(p.extra_generation_params)
-    job.do_not_save_grid = True
-    return job
-
-
 def _runs(p: Any) -> int:
     """Return how many sampler runs a job has."""
     return int(p.n_iter) * (2 if getattr(p, "enable_hr", False) else 1)
-
-
-def _expect_jobs(p: Any, count: int) -> None:
-    """Tell the host how many sampler runs there will be, for its progress and time left; one more is the warm-up's."""
-    runs = _runs(p)
-    shared.state.job_count = count * runs + runs // int(p.n_iter)
-    shared.state.processing_has_refined_job_count = True
-
-
-def _pictures(processed: Any, job: Any, count: int) -> list[Image.Image]:
-    """Return the pictures of a job without its grid, its masks and what other extensions add at the end."""
-    masks = 0
-    if getattr(job, "mask_for_overlay", None) is not None:
-        masks = bool(shared.opts.return_mask) + bool(shared.opts.return_mask_composite)
-    return list(processed.images[processed.index_of_first_image :: 1 + masks])[:count]
 
 
 def _compare(row: Row, full: Row) -> None:
@@ -256,28 +241,15 @@ def _as_many_steps(p: Any, full: Row, passes: Sequence[PassReport]) -> tuple[int
 
 
 def _cheapest(p: Any, steps: int, passes: Sequence[PassReport]) -> int | None:
-    """Return how many of `steps` come nearest to the mean cost of passes, the more of two; None if it can't be told."""
+    """Return how many of `steps` come nearest to the mean cost of passes; None if it can't be told."""
     if not passes:
         return steps
-    cost = sum(done.cost for done in passes) / len(passes)
-    evaluations = _evaluations(p, passes[0])
-    counts = {count: evaluations(count) for count in range(min(steps, _FEWEST_STEPS), steps + 1)}
-    known = {count: found for count, found in counts.items() if found is not None}
-    return min(known, key=lambda count: (abs(known[count] - cost), -count)) if known else None
-
-
-def _evaluations(p: Any, of_pass: PassReport) -> Callable[[int], int | None]:
-    """Return what tells the evaluations of a pass of this kind in so many steps of the tab."""
-    scheduler = str(getattr(p, "scheduler", None) or "")
-    if of_pass.name == "hires":
-        scheduler = str(getattr(p, "hr_scheduler", None) or scheduler)
-
-    def evaluations(steps: int) -> int | None:
-        launched = host.samplers.img2img_steps(steps, p.denoising_strength) if of_pass.name == "img2img" else steps
-        img2img = of_pass.name != "txt2img"
-        return host.samplers.evaluations(of_pass.sampler, launched, img2img=img2img, scheduler=scheduler)
-
-    return evaluations
+    name, sampler = passes[0].name, passes[0].sampler
+    scheduler = getattr(p, "scheduler", None) or ""
+    if name == "hires":
+        scheduler = getattr(p, "hr_scheduler", None) or scheduler
+    evaluations = evaluations_by_steps(p, sampler, str(scheduler), steps, kind=name)
+    return nearest(evaluations, sum(done.cost for done in passes) / len(passes)) if evaluations else None
 
 
 def _steps(steps: int, hires_steps: int) -> str:
@@ -326,7 +298,3 @@ def _result(job: Any, comparison: Comparison, wish: Wish) -> Any:
 def _numbered(row: Row) -> Iterator[tuple[Image.Image, str, int]]:
     """Yield each picture of a row with its infotext and its number in the job."""
     return zip(row.pictures, row.infotexts, range(len(row.pictures)), strict=True)
-
-
-def _is_true(value: Any) -> bool:
-    return str(value).strip().lower() in {"true", "on", "yes", "1"}

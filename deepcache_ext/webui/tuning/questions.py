@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from deepcache_ext.planning.alternatives import alternatives, cost, explicit
+from deepcache_ext.planning.alternatives import alternatives, cost, explicit, nearest
 from deepcache_ext.planning.sampler_kind import SamplerKind
 from deepcache_ext.planning.settings import Settings
 from deepcache_ext.planning.tuning import TRIED, Question
@@ -13,9 +13,7 @@ from deepcache_ext.webui.plan import reuse_cost
 from deepcache_ext.webui.presets import PRESETS
 
 
-def questions(
-    kind: SamplerKind, total: int, family: Family, evaluations: Mapping[int, int | None]
-) -> dict[str, Question]:
+def questions(kind: SamplerKind, total: int, family: Family, evaluations: Mapping[int, int]) -> dict[str, Question]:
     """Return what is to be found out for each preset, in a run of `total` evaluations.
 
     `evaluations` tells how many a run has by its steps.
@@ -24,16 +22,11 @@ def questions(
     def reuse(depth: int) -> float:
         return reuse_cost(depth, family)
 
-    known = {steps: count for steps, count in evaluations.items() if count is not None}
-
-    def as_many(settings: Settings) -> int:
-        spent = cost(settings, total, kind, reuse)
-        return min(known, key=lambda steps: (abs(known[steps] - spent), -steps))
-
     found = {}
     for name, of_preset in PRESETS.items():
         settings = Settings(**of_preset[family])
         usual = explicit(settings, total, kind, reuse)
         others = alternatives(settings, total, kind, reuse)[:TRIED]
-        found[name] = Question(usual, others, {way: as_many(way) for way in (usual, *others)})
+        spent = {way: cost(way, total, kind, reuse) for way in (usual, *others)}
+        found[name] = Question(usual, others, {way: nearest(evaluations, spent[way]) for way in spent})
     return found

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from copy import copy
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -15,21 +14,22 @@ from PIL import Image
 from deepcache_ext.planning.sampler_kind import SamplerKind
 from deepcache_ext.planning.settings import Settings
 from deepcache_ext.planning.tuning import Answer, answers, runs
+from deepcache_ext.sentence import of_error
 from deepcache_ext.webui.comparing.closeness import psnr
 from deepcache_ext.webui.comparing.comparison import listed
 from deepcache_ext.webui.comparing.comparison_grid import array
+from deepcache_ext.webui.host_jobs import copied, evaluations_by_steps, expect, pictures_of
 from deepcache_ext.webui.hosts import host
 from deepcache_ext.webui.passes import Controller, override
 from deepcache_ext.webui.presets import CUSTOM, PRESETS, left_alone
 from deepcache_ext.webui.tuning.questions import questions
 from deepcache_ext.webui.tuning.tuned import Key, Plan, TunedPlans
-from deepcache_ext.webui.tuning.tuned_runs import changes_in_mid_run, key_of_job
+from deepcache_ext.webui.tuning.tuned_runs import changes_in_mid_run, key_of_job, named
 
 logger = logging.getLogger("deepcache")
 
 TITLE = "DeepCache tuning"
 USUAL_STEPS = 20
-_FEWEST_STEPS = 2
 
 
 @dataclass
@@ -83,8 +83,7 @@ class Tuner:
     @property
     def full_pictures(self) -> int:
         """About how many full pictures take as long as a tuning of a usual run."""
-        evaluations: dict[int, int | None] = {steps: steps for steps in range(1, USUAL_STEPS + 1)}
-        asked = questions(SamplerKind(), USUAL_STEPS, "SD1", evaluations)
+        asked = questions(SamplerKind(), USUAL_STEPS, "SD1", {steps: steps for steps in range(1, USUAL_STEPS + 1)})
         return round(runs(asked, {name: 1 / PRESETS[name]["SD1"]["speed_up"] for name in asked}))
 
     def run(self, p: Any) -> Any:
@@ -94,7 +93,6 @@ class Tuner:
         picture is made and a comment says why. Raises what the host does if the full pictures can't be made.
         """
         processing.fix_seed(p)
-        p.override_settings = dict(p.override_settings or {})
         search = _Search(p)
         began = time.perf_counter()
         full = search.full(0)
@@ -107,7 +105,7 @@ class Tuner:
             return search.first
         tuning = self.last = Tuning(key)
         try:
-            self._search(search, key, tuning)
+            self._search(p, search, key, tuning)
         except _Stopped as stopped:
             tuning.note = f"The tuning ended early: {stopped}. What was found until then is kept."
         tuning.seeds, tuning.full_pictures = search.seeds, round(search.spent, 1)
@@ -116,10 +114,11 @@ class Tuner:
             print(f"DeepCache tuning: {sentence}")
         return search.result(tuning)
 
-    def _search(self, search: _Search, key: Key, tuning: Tuning) -> None:
+    def _search(self, p: Any, search: _Search, key: Key, tuning: Tuning) -> None:
         kind, family = host.samplers.kind(key.sampler), host.loaded().family
-        asked = questions(kind, key.evaluations, family, search.evaluations)
-        search.expect(runs(asked, dict.fromkeys(asked, 1.0)))
+        evaluations = evaluations_by_steps(p, key.sampler, key.scheduler, p.steps, kind=key.kind)
+        asked = questions(kind, key.evaluations, family, evaluations)
+        expect(runs(asked, dict.fromkeys(asked, 1.0)))
         for name, answer in answers(asked, search.closeness):
             tuning.plans[name] = _plan(answer)
             try:
@@ -143,24 +142,7 @@ class _Search:
         """The pictures of the first seed and their infotexts."""
         self._full_seconds = 0.0
         self._loaded: Any = None
-        self.expect(1)
-
-    @property
-    def evaluations(self) -> dict[int, int | None]:
-        """How many evaluations the tab's run makes, by its steps."""
-        p, img2img = self._p, not hasattr(self._p, "enable_hr")
-
-        def count(steps: int) -> int | None:
-            launched = host.samplers.img2img_steps(steps, p.denoising_strength) if img2img else steps
-            scheduler = str(getattr(p, "scheduler", None) or "")
-            return host.samplers.evaluations(p.sampler_name, launched, img2img=img2img, scheduler=scheduler)
-
-        return {steps: count(steps) for steps in range(min(p.steps, _FEWEST_STEPS), p.steps + 1)}
-
-    def expect(self, jobs: float) -> None:
-        """Tell the host how many jobs there will be, for its progress and time left."""
-        shared.state.job_count = round(jobs)
-        shared.state.processing_has_refined_job_count = True
+        expect(1)
 
     def full(self, seed: int) -> list[Image.Image]:
         """Return the full pictures of a seed."""
@@ -178,9 +160,8 @@ class _Search:
         if isinstance(way, int):
             made = self._make(seed, way, {"enabled": False})
         else:
-            chosen = {"schedule": "list", "steps": way.steps, "depth": way.depth, "forecast": way.forecast}
-            settings = {"enabled": True, "preset": CUSTOM, "start": 0.0, "end": 1.0, "hires": "same"} | chosen
-            made = self._make(seed, self._p.steps, settings)
+            settings = {"enabled": True, "preset": CUSTOM, "start": 0.0, "end": 1.0, "hires": "same"}
+            made = self._make(seed, self._p.steps, settings | named(way))
         pictures, processed, _ = made
         if len(pictures) < len(full) or not full:
             raise _Stopped("it was interrupted")
@@ -204,12 +185,10 @@ class _Search:
         return result
 
     def _make(self, seed: int, steps: int, overrides: Mapping[str, Any]) -> tuple[list[Image.Image], Any, float]:
-        """Return the pictures, the host's Processed and the seconds; fewer or no pictures if it was interrupted."""
+        """Return the pictures, the host's Processed and the seconds; no pictures if it was interrupted."""
         p = self._p
-        job = copy(p)
-        job.styles, job.override_settings = list(p.styles or ()), dict(p.override_settings)
-        job.extra_generation_params = dict(p.extra_generation_params)
-        job.do_not_save_samples = job.do_not_save_grid = True
+        job = copied(p)
+        job.do_not_save_samples = True
         job.steps, job.n_iter, job.seed = steps, 1, p.seed + seed * p.batch_size
         if hasattr(job, "enable_hr"):
             job.enable_hr = False
@@ -222,13 +201,10 @@ class _Search:
             if not self._full:
                 raise
             logger.exception("%s could not make a picture", TITLE)
-            raise _Stopped(f"{type(error).__name__}: {error}"[:120]) from None
+            raise _Stopped(of_error(error)) from None
         seconds = time.perf_counter() - began
         self.spent += seconds / self._full_seconds if self._full_seconds else 1.0
-        if shared.state.interrupted or shared.state.skipped:
-            return [], processed, seconds
-        first = processed.index_of_first_image
-        return list(processed.images[first : first + p.batch_size]), processed, seconds
+        return pictures_of(processed, job), processed, seconds
 
 
 def _plan(answer: Answer) -> Plan:

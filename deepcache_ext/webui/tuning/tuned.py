@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from deepcache_ext.planning.settings import Settings
-from deepcache_ext.planning.tuning import SURE
+from deepcache_ext.planning.tuning import is_surely_closer
+from deepcache_ext.sentence import of_error
 
 FORMAT = "DeepCache plans, 1"
 
@@ -54,7 +55,7 @@ class Plan:
     @property
     def is_worth_it(self) -> bool:
         """Whether fewer steps at the same cost were surely less close."""
-        return self.psnr - self.fewer > SURE
+        return is_surely_closer(self.psnr, self.fewer)
 
 
 Plans = Mapping[Key, Mapping[str, Plan]]
@@ -84,9 +85,7 @@ class TunedPlans:
             try:
                 self._plans = _plans(self.file) if stamp is not None else {}
             except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-                self.problem = f"{self.file.name} holds no plans that can be read ({error or type(error).__name__})"[
-                    :200
-                ]
+                self.problem = f"{self.file.name} holds no plans that can be read ({of_error(error)})"
         return self._plans
 
     def of(self, key: Key) -> Mapping[str, Plan]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
 from typing import Any
 
 from deepcache_ext.planning.settings import Settings
@@ -83,20 +82,14 @@ def with_plan(options: Options, plan: Plan, *, hires: bool) -> Options:
 
     A second pass, if there are `hires`, goes on as the preset had it.
     """
-    values: dict[str, Any] = dict(options.values)
-    values |= {
-        "preset": CUSTOM,
-        "schedule": "list",
-        "steps": plan.steps,
-        "depth": plan.depth,
-        "forecast": plan.forecast,
-    }
+    values = {**options.values, "preset": CUSTOM, **named(plan.settings)}
     second = options.hires
     if hires and second is not None:
         values |= {"hires": "own", "hires_speed_up": second.speed_up, "hires_depth": second.depth}
-    settings = dataclasses.replace(options.base, **_of(plan))
-    return dataclasses.replace(options, base=settings, hires=second, values=values)
+    base = dataclasses.replace(options.base, **named(plan.settings))
+    return dataclasses.replace(options, base=base, values=values)
 
 
-def _of(plan: Plan) -> Mapping[str, Any]:
-    return {"schedule": "list", "steps": plan.steps, "depth": plan.depth, "forecast": plan.forecast}
+def named(settings: Settings) -> dict[str, Any]:
+    """Return what of settings that name their full evaluations makes their plan, by control."""
+    return {name: getattr(settings, name) for name in ("schedule", "steps", "depth", "forecast")}
