@@ -25,7 +25,7 @@ from typing import Any
 
 import pytest
 
-from deepcache_ext.sampling import NOTHING_FITTED, OTHERS, SWITCHED
+from deepcache_ext.statistics import NOTHING_FITTED, OTHERS, SWITCHED
 from tests.e2e.hosts import A1111
 from tests.e2e.pictures import Maker, picture_of, same
 from tests.e2e.server import EXTENSIONS, ROOT, parts_of, serving

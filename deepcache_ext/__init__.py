@@ -4,7 +4,8 @@ from deepcache_ext.features.denoised import NoiseLevels
 from deepcache_ext.planning.sampler_kind import SamplerKind
 from deepcache_ext.planning.schedule import Action, Schedule
 from deepcache_ext.planning.settings import Settings
-from deepcache_ext.sampling import SamplingPass, Statistics
+from deepcache_ext.sampling import SamplingPass
+from deepcache_ext.statistics import Statistics
 
 __all__ = ["Action", "NoiseLevels", "SamplerKind", "SamplingPass", "Schedule", "Settings", "Statistics"]
 __version__ = "0.1.0"

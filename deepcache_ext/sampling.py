@@ -1,4 +1,4 @@
-"""One pass: the clock, what each U-Net call does, the kept features and the statistics."""
+"""One pass: the clock, what each U-Net call does and the kept features."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import itertools
 import logging
 import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, TypeVar, get_args
 
@@ -32,6 +31,7 @@ from deepcache_ext.planning.sampler_kind import SamplerKind
 from deepcache_ext.planning.schedule import Action, Schedule, cost_on_sd
 from deepcache_ext.planning.settings import Settings
 from deepcache_ext.sentence import of_error, shown
+from deepcache_ext.statistics import Statistics
 
 logger = logging.getLogger("deepcache")
 
@@ -39,48 +39,9 @@ T = TypeVar("T")
 ViewName = Literal["auto", "compact", "full-length"]
 RISE = 1.001
 """By how much noise levels have to rise for it to count; rounding is less."""
-OTHERS = "features of other pictures came along; computed in full"
-SWITCHED = "the prompts changed in most evaluations that were to reuse; computed in full"
-NOTHING_KEPT = "nothing could be kept of the U-Net's calls; computed in full"
 DISPLACED = "another pass took the U-Net; from there on computed in full"
 COMPILED = "the U-Net was compiled before the pass and would run as it is; compile it in the pass, or not at all"
 SHORTENED = "a control model was shortened for a call that could not reuse"
-NOTHING_FITTED = "no kept feature fitted a later call; computed in full"
-
-
-@dataclass
-class Statistics:
-    """What a pass has done so far."""
-
-    full: int = 0
-    """Evaluations in which at least one U-Net call ran in full."""
-    reused: int = 0
-    """Evaluations in which every U-Net call reused."""
-    calls_full: int = 0
-    """U-Net calls that ran in full."""
-    calls_reused: int = 0
-    """U-Net calls that reused."""
-    missed: int = 0
-    """U-Net calls of an evaluation meant to reuse that ran in full, because no kept feature fitted."""
-    kept: int = 0
-    """U-Net calls of which features were kept."""
-    switched: int = 0
-    """Evaluations meant to reuse that ran in full, because some of their rows were new, or had been just before."""
-    others: bool = False
-    """Whether calls came that were not the host's own cut of its batch, after which all was computed in full."""
-    error: str = ""
-    """Why the pass stopped caching, if it did."""
-
-    @property
-    def reason(self) -> str:
-        """Why less was cached than planned, as a sentence without its full stop; "" where nothing went amiss."""
-        if self.error or self.others:
-            return self.error or OTHERS
-        if not self.kept:
-            return NOTHING_KEPT if self.missed else ""
-        if self.switched > self.reused:
-            return SWITCHED
-        return NOTHING_FITTED if self.missed and not self.reused else ""
 
 
 class SamplingPass:

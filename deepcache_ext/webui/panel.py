@@ -15,8 +15,9 @@ from deepcache_ext.webui import plan
 from deepcache_ext.webui.family import Family
 from deepcache_ext.webui.hosts import host
 from deepcache_ext.webui.options import CONTROLS, SCHEDULES, Control, Flag, Options, given, resolved, written
-from deepcache_ext.webui.passes import Controller, JobReport
+from deepcache_ext.webui.passes import Controller
 from deepcache_ext.webui.presets import BALANCED, CUSTOM, NO_CLOSER, PRESETS, left_alone
+from deepcache_ext.webui.reports import JobReport
 from deepcache_ext.webui.tuning.tuned import Plan
 from deepcache_ext.webui.tuning.tuned_runs import key_of, plan_for
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from deepcache_ext.planning.settings import Choice, Number, WholeNumber
 from deepcache_ext.webui.options import CONTROLS, Control, Flag
-from deepcache_ext.webui.passes import override
+from deepcache_ext.webui.plot_cells import override
 
 PREFIX = "[DeepCache] "
 

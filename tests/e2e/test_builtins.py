@@ -2,7 +2,7 @@
 
 import pytest
 
-from deepcache_ext.sampling import OTHERS
+from deepcache_ext.statistics import OTHERS
 from tests.e2e.pictures import closeness, psnr, same
 
 ON = {"interval": 3, "depth": 2}

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deepcache_ext.sampling import OTHERS
+from deepcache_ext.statistics import OTHERS
 from tests.e2e.hosts import folder_named_by
 from tests.e2e.pictures import Maker, picture_of, pixels, same
 from tests.e2e.server import EXTENSIONS, parts_of, serving

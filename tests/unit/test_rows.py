@@ -9,7 +9,7 @@ from torch import nn
 from bench.launches import READ_BACK, Operations
 from deepcache_ext import Action, SamplingPass, Settings
 from deepcache_ext.features.rows import Batch, Rows
-from deepcache_ext.sampling import NOTHING_FITTED, NOTHING_KEPT, OTHERS, SWITCHED
+from deepcache_ext.statistics import NOTHING_FITTED, NOTHING_KEPT, OTHERS, SWITCHED
 from tests.unit.unets import TaggedUNet
 
 KINDS = ("cond", "uncond")

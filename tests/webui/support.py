@@ -3,13 +3,16 @@
 import importlib.util
 from types import SimpleNamespace
 
+import numpy as np
 import torch
-from modules import script_callbacks, sd_models, sd_samplers, sd_samplers_common, shared
+from modules import processing, script_callbacks, sd_models, sd_samplers, sd_samplers_common, shared
+from PIL import Image
 from torch import nn
 
 from tests.unit.unets import TaggedUNet
 
 SCRIPT = "scripts/deepcache.py"
+ON = {"enabled": True, "interval": 3, "depth": 1}
 
 
 class Processing:
@@ -88,3 +91,63 @@ def job(controller, p, *arguments, **options):
     controller.end_job(p)
     shared.state.end()
     return answers
+
+
+def full_and_reused(controller):
+    return [(done.name, done.statistics.full, done.statistics.reused) for done in controller.last_report.passes]
+
+
+def origins(answers):
+    """Return from which evaluation each answer's deep feature came."""
+    return [int(answer[0, 0, 0, 0]) for answer in answers]
+
+
+def evaluated(controller, p, params_at, evaluate, steps=6):
+    """Run a job of one pass whose evaluations are `evaluate(params, step)`, and return what these answered.
+
+    `params_at(step, sampler=...)` are the parameters of the denoiser's callback.
+    """
+    shared.state.begin()
+    controller.begin_job(p, [ON | {"forecast": "off"}])
+    sampler = sd_samplers_common.Sampler("Euler")
+    sampler.config, sampler.p = sd_samplers.all_samplers_map["Euler"], p
+    sampler.model_wrap_cfg = params_at(0, sampler=sampler).denoiser
+
+    def run():
+        answers = []
+        for step in range(steps):
+            params = params_at(step, sampler=sampler)
+            params.denoiser = sampler.model_wrap_cfg
+            params.denoiser.step = step
+            controller.start_evaluation(params)
+            answers.append(evaluate(params, step))
+        return answers
+
+    answers = sampler.launch_sampling(steps, run)
+    controller.end_job(p)
+    return answers
+
+
+class PictureHost:
+    """Has the host make one picture in each job, as bright as `grey(p)` says, and notes the jobs."""
+
+    def __init__(self, controller, monkeypatch, grey):
+        self.made = []
+        self.during = lambda _number: None
+        """Called with the number of each job while it is made."""
+        self._controller = controller
+        self._grey = grey
+        for name, value in {"interrupted": False, "skipped": False, "job_no": 0, "job_count": 0}.items():
+            monkeypatch.setattr(shared.state, name, value, raising=False)
+        monkeypatch.setattr(processing, "process_images", self._process)
+        shared.state.begin()
+
+    def _process(self, p):
+        self._controller.begin_job(p, p.script_args)
+        self.during(len(self.made))
+        sample(p, name=p.sampler_name, steps=p.steps)
+        self._controller.end_job(p)
+        self.made.append(p)
+        picture = Image.fromarray(np.full((16, 16, 3), self._grey(p), np.uint8))
+        rest = {"all_prompts": ["a"], "all_negative_prompts": [""], "all_seeds": [p.seed], "all_subseeds": [1]}
+        return processing.Processed(p, [picture], infotexts=["made"], index_of_first_image=0, **rest)

@@ -1,12 +1,10 @@
 """What of a request to compare is read, and what a comparison makes when the host interrupts, fails or changes."""
 
-import numpy as np
 import pytest
 from modules import processing, shared
-from PIL import Image
 
 from deepcache_ext.webui.comparing.compare import Comparer, Wish
-from tests.webui.support import Processing, job, load_checkpoint, sample
+from tests.webui.support import PictureHost, Processing, job, load_checkpoint
 
 
 class Tab(Processing):
@@ -22,30 +20,16 @@ class Tab(Processing):
 
 @pytest.fixture
 def host(controller, monkeypatch):
-    """Have the host make grey pictures, darker where it was faster, and note the jobs."""
-    made = []
-
-    def process_images(p):
-        if p.sampler_name == "Euler" and p.steps == 2:
-            return processing.Processed(p, [], infotexts=[], index_of_first_image=0)
-        controller.begin_job(p, p.script_args)
-        host.during(len(made))
-        sample(p, steps=p.steps)
-        controller.end_job(p)
-        made.append(p)
-        grey = 100 + p.steps + 20 * ("DeepCache enabled" in p.extra_generation_params)
-        picture = Image.fromarray(np.full((16, 16, 3), grey, np.uint8))
-        return processing.Processed(p, [picture], infotexts=["made"], index_of_first_image=0)
-
-    host = type("Host", (), {"during": staticmethod(lambda _number: None), "made": made})()
-    state = {"interrupted": False, "skipped": False, "job_no": 0, "job_count": 0}
-    for name, value in state.items():
-        monkeypatch.setattr(shared.state, name, value)
+    """Have the host make grey pictures, darker where it was faster, and note the jobs but the warm-up's."""
     for name, value in {"img_max_size_mp": 200, "grid_save": False, "grid_format": "png"}.items():
         monkeypatch.setattr(shared.opts, name, value, raising=False)
-    monkeypatch.setattr(processing, "process_images", process_images)
+    host = PictureHost(
+        controller, monkeypatch, lambda p: 100 + p.steps + 20 * ("DeepCache enabled" in p.extra_generation_params)
+    )
+    make = processing.process_images
+    empty = processing.Processed(None, [], infotexts=[], index_of_first_image=0)
+    monkeypatch.setattr(processing, "process_images", lambda p: empty if p.steps == 2 else make(p))
     host.comparer = Comparer(controller)
-    shared.state.begin()
     return host
 
 

@@ -1,21 +1,20 @@
 """Forge's family: which rows its U-Net calls are for, and what rules caching out; on the stand-in."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
-from modules import script_callbacks, sd_models, sd_samplers, sd_samplers_common, shared
+from modules import script_callbacks, sd_models, shared
 from torch import nn
 
 from deepcache_ext.features.rows import Batch
-from deepcache_ext.sampling import OTHERS
-from deepcache_ext.webui import passes
+from deepcache_ext.statistics import OTHERS
+from deepcache_ext.webui import passes, running_pass
 from deepcache_ext.webui.hosts import forge
 from tests.unit.unets import TaggedUNet
-from tests.webui.support import Processing
+from tests.webui.support import Processing, evaluated
 from tests.webui.test_rows import prompts, schedule
-
-ON = {"enabled": True, "interval": 3, "depth": 1, "forecast": "off"}
 
 
 class ForgeUNet(TaggedUNet):
@@ -40,7 +39,8 @@ def patcher():
 def host(patcher, monkeypatch):
     assert patcher
     host = forge.Forge()
-    monkeypatch.setattr(passes, "host", host)
+    for module in (passes, running_pass):
+        monkeypatch.setattr(module, "host", host)
     return host
 
 
@@ -165,31 +165,17 @@ def run(host, calls, steps=6, tile=8, **options):
     assert host
     controller, p = passes.Controller(), Processing()
     p.hr_cfg = 1.0
-    controller.install()
-    shared.state.begin()
-    controller.begin_job(p, [ON])
-    sampler = sd_samplers_common.Sampler("Euler")
-    sampler.config, sampler.p = sd_samplers.all_samplers_map["Euler"], p
-    sampler.model_wrap_cfg = params_at(0, sampler=sampler, p=p, **options).denoiser
     unet = host.loaded().unet
 
-    def sample():
-        answers = []
-        for step in range(steps):
-            params = params_at(step, sampler=sampler, p=p, **options)
-            params.denoiser = sampler.model_wrap_cfg
-            params.denoiser.step = step
-            controller.start_evaluation(params)
-            outs = [
-                unet(params.x[..., :tile].repeat(len(kinds), 1, 1, 1), None, **called_with(*kinds))
-                for kinds in calls(step)
-            ]
-            answers.append([int(value) for out in outs for value in out[:, 0, 0, 0]])
-        return answers
+    def evaluate(params, step):
+        outs = [
+            unet(params.x[..., :tile].repeat(len(kinds), 1, 1, 1), None, **called_with(*kinds)) for kinds in calls(step)
+        ]
+        return [int(value) for out in outs for value in out[:, 0, 0, 0]]
 
+    controller.install()
     try:
-        answers = sampler.launch_sampling(steps, sample)
-        controller.end_job(p)
+        answers = evaluated(controller, p, partial(params_at, p=p, **options), evaluate, steps)
     finally:
         controller.remove()
     assert not unet._forward_pre_hooks

@@ -1,8 +1,6 @@
 """The host's jobs and passes, on the stand-in."""
 
-import copy
 import gc
-import time
 from types import SimpleNamespace
 
 import pytest
@@ -12,11 +10,19 @@ from modules import patches, script_callbacks, sd_models, sd_samplers, sd_sample
 from deepcache_ext.webui import infotext
 from deepcache_ext.webui.hosts import host
 from deepcache_ext.webui.options import CONTROLS
-from deepcache_ext.webui.passes import NOT_USED, override
+from deepcache_ext.webui.reports import NOT_USED
 from tests.unit.unets import TaggedUNet, state_of
-from tests.webui.support import NoUNet, Processing, job, load_checkpoint, load_script, sample
-
-ON = {"enabled": True, "interval": 3, "depth": 1}
+from tests.webui.support import (
+    ON,
+    NoUNet,
+    Processing,
+    full_and_reused,
+    job,
+    load_checkpoint,
+    load_script,
+    origins,
+    sample,
+)
 
 
 class LatentUNet(TaggedUNet):
@@ -24,15 +30,6 @@ class LatentUNet(TaggedUNet):
 
     def forward(self, x, timesteps=None):
         return super().forward(x, timesteps)[:, :2]
-
-
-def full_and_reused(controller):
-    return [(done.name, done.statistics.full, done.statistics.reused) for done in controller.last_report.passes]
-
-
-def origins(answers):
-    """Return from which evaluation each answer's deep feature came."""
-    return [int(answer[0, 0, 0, 0]) for answer in answers]
 
 
 def test_a_job_is_cached_and_reported(controller, capsys):
@@ -175,15 +172,6 @@ def test_a_job_that_never_ended_is_not_taken_for_the_outer_one(controller):
     answers = job(controller, Processing(), ON | {"inner": False})
     assert origins(answers) == [0, 0, 0, 3, 3, 3]
     assert full_and_reused(controller) == [("txt2img", 2, 4)]
-
-
-def test_values_of_an_xyz_plot_count(controller):
-    p = Processing()
-    override(p, {"interval": 2})
-    assert origins(job(controller, p, ON)) == [0, 0, 2, 2, 4, 4]
-    assert p.extra_generation_params["DeepCache interval"] == 2
-    override(p, {"interval": 6})
-    assert origins(job(controller, p, False)) == [0, 0, 0, 0, 0, 0]
 
 
 def test_another_checkpoint_in_mid_run_starts_from_its_own_features(controller):
@@ -350,18 +338,6 @@ def test_an_error_of_our_own_leaves_the_picture_alone(controller, monkeypatch, c
     assert "DeepCache could not begin a pass" in caplog.text
 
 
-def test_an_error_in_the_report_leaves_the_picture_and_the_unet_alone(controller, monkeypatch, caplog):
-    def fail(*_, **__):
-        raise RuntimeError("ours")
-
-    unet = sd_models.model_data.sd_model.model.diffusion_model
-    before = state_of(unet)
-    monkeypatch.setattr("deepcache_ext.webui.passes.CallTimer.seconds", fail)
-    assert origins(job(controller, Processing(), ON)) == [0, 0, 0, 3, 3, 3]
-    assert state_of(unet) == before
-    assert "DeepCache could not report a pass" in caplog.text
-
-
 def test_an_engine_that_the_host_applies_after_the_job_has_begun_is_noticed(controller, monkeypatch):
     p = Processing()
     shared.state.begin()
@@ -371,145 +347,11 @@ def test_an_engine_that_the_host_applies_after_the_job_has_begun_is_noticed(cont
     assert "replaced by the engine" in next(iter(p.comments))
 
 
-def test_the_cells_of_a_plot_do_not_share_infotext(controller):
-    """The plot makes shallow copies, which have one dictionary."""
-    cells = [Processing() for _ in range(3)]
-    for cell, overrides in zip(cells, ({"interval": 5}, {"interval": 0}, {"interval": 3}), strict=True):
-        cell.extra_generation_params = cells[0].extra_generation_params
-        override(cell, overrides)
-        job(controller, cell, ON)
-    assert cells[0].extra_generation_params["DeepCache interval"] == 5
-    assert NOT_USED in cells[1].extra_generation_params
-    assert cells[2].extra_generation_params == {"DeepCache enabled": True, "DeepCache preset": "Custom"}
-
-
-def test_a_cell_that_fails_leaves_the_next_one_alone(controller):
-    failed, following = Processing(), Processing()
-    shared.state.begin()
-
-    def fail(step):
-        raise RuntimeError(step)
-
-    controller.begin_job(failed, [ON])
-    with pytest.raises(RuntimeError):
-        sample(failed, during=fail)
-    assert [done.name for done in controller.last_report.passes] == ["txt2img"]
-    controller.begin_job(following, [ON | {"inner": False}])
-    assert origins(sample(following)) == [0, 0, 0, 3, 3, 3]
-    controller.end_job(following)
-    assert full_and_reused(controller) == [("txt2img", 2, 4)]
-
-
 def test_presets_leave_a_sampler_alone_that_decides_how_often_it_evaluates(controller):
     job(controller, Processing(), {"enabled": True, "preset": "Quality"}, name="DPM adaptive", steps=20)
     (done,) = controller.last_report.passes
     assert done.reason.startswith("this sampler decides itself how often it evaluates")
     assert done.statistics.full == done.statistics.reused == 0
-
-
-def test_no_speed_up_is_told_where_the_sampler_decides_how_often_it_evaluates(controller):
-    job(controller, Processing(), ON, name="DPM adaptive", steps=20)
-    (done,) = controller.last_report.passes
-    assert done.statistics.reused > 0
-    assert done.speed_up == 1
-    assert "x" not in str(done).removeprefix("txt2img")
-
-
-def test_an_axis_switches_its_cell_on_unless_it_is_the_one_that_switches(controller):
-    cells = [Processing() for _ in range(3)]
-    for cell, values in zip(cells, ({"interval": 3}, {"interval": 3, "enabled": "False"}, {}), strict=True):
-        override(cell, values)
-    answers = [origins(job(controller, cell, False)) for cell in cells]
-    assert answers == [[0, 0, 0, 3, 3, 3], [0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4, 5]]
-    assert [bool(cell.extra_generation_params) for cell in cells] == [True, False, False]
-
-
-@pytest.mark.parametrize("filtered", [True, False])
-@pytest.mark.parametrize("copied", [True, False])
-def test_an_inner_job_of_a_plots_cell_has_the_cells_settings_and_leaves_its_next_batch(controller, filtered, copied):
-    cell = Processing()
-    override(cell, {"interval": 2, "inner": "True"})
-    shared.state.begin()
-    controller.begin_job(cell, [False])
-    answers = [origins(sample(cell))]
-    inner = copy.copy(cell) if copied else Processing()
-    if not filtered:
-        controller.begin_job(inner, [False])
-    answers.append(origins(sample(inner)))
-    if not filtered:
-        controller.end_job(inner)
-    answers.append(origins(sample(cell)))
-    controller.end_job(cell)
-    assert answers == [[0, 0, 2, 2, 4, 4]] * 3
-    assert full_and_reused(controller) == [("txt2img", 3, 3), ("inner txt2img", 3, 3), ("txt2img", 3, 3)]
-    assert controller.last_report.passes[2].reason == ""
-
-
-def test_a_copy_of_a_cell_is_no_cell(controller):
-    cell = Processing()
-    override(cell, {"interval": 2})
-    assert origins(job(controller, copy.copy(cell), ON)) == [0, 0, 0, 3, 3, 3]
-
-
-def test_what_a_pass_did_is_known_when_it_ends_whatever_becomes_of_its_job(controller, capsys):
-    job(controller, Processing(), ON)
-    failing = Processing()
-    shared.state.begin()
-    controller.begin_job(failing, [ON | {"interval": 2}])
-    sample(failing)
-    del failing  # its decoder raised
-    assert full_and_reused(controller) == [("txt2img", 3, 3)]
-    assert "DeepCache txt2img: 3 full and 3 reused evaluations in " in capsys.readouterr().out
-
-
-def test_a_sampler_that_makes_no_evaluation_is_said_to_make_none(controller, capsys):
-    def interrupt(_step):
-        raise sd_samplers_common.InterruptedException
-
-    job(controller, Processing(), ON, during=interrupt)
-    assert controller.last_report.passes[0].reason == "the sampler made no evaluation"
-    assert "DeepCache txt2img: not cached (the sampler made no evaluation)" in capsys.readouterr().out
-
-
-class TimedUNet(TaggedUNet):
-    """A TaggedUNet that takes its time where its deep blocks run, and a little for its rows."""
-
-    def __init__(self, seconds):
-        super().__init__()
-        self.middle_block.register_forward_hook(lambda _block, args, _out: time.sleep(seconds * len(args[0])))
-
-
-def test_seconds_are_those_of_the_wall_and_so_is_the_speed_up(controller):
-    load_checkpoint(unet=TimedUNet(0.02))
-    began = time.perf_counter()
-    job(controller, Processing(), ON, during=lambda _step: time.sleep(0.02))
-    took = time.perf_counter() - began
-    (done,) = controller.last_report.passes
-    assert done.unet_seconds < done.sampling_seconds <= took
-    assert 1.2 < done.speed_up < 6 * 0.06 / done.sampling_seconds * 1.3
-    assert f"{done.sampling_seconds:.1f} s, {done.speed_up:.2f}x as fast" in str(done)
-
-
-@pytest.mark.parametrize(
-    "told",
-    [
-        {"arguments": ON, "planned": 5},
-        {"arguments": ON | {"interval": 6}},
-        {"arguments": ON, "device": "privateuseone"},
-    ],
-    ids=["more evaluations than planned", "one full call", "a device that does not tell when it is done"],
-)
-def test_no_speed_up_is_told_where_it_may_be_none(controller, monkeypatch, told):
-    load_checkpoint(unet=TimedUNet(0.005))
-    if "planned" in told:
-        monkeypatch.setattr(host.samplers, "evaluations", lambda *_, **__: told["planned"])
-    if "device" in told:
-        monkeypatch.setattr("deepcache_ext.timer.TIMED", {})
-    job(controller, Processing(), told["arguments"])
-    (done,) = controller.last_report.passes
-    assert done.statistics.reused > 0
-    assert done.speed_up == 1
-    assert "x" not in str(done).removeprefix("txt2img")
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,17 @@
 """Which rows the host hands to the U-Net: their keys from its schedules, and what is its own cut of its batch."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
-from modules import script_callbacks, sd_models, sd_samplers, sd_samplers_common, shared
+from modules import script_callbacks, sd_models, shared
 from torch import nn
 
-from deepcache_ext.sampling import OTHERS, SWITCHED
+from deepcache_ext.statistics import OTHERS, SWITCHED
 from deepcache_ext.webui.hosts import a1111
-from deepcache_ext.webui.passes import NOT_USED
-from tests.webui.support import Processing
-
-ON = {"enabled": True, "interval": 3, "depth": 1, "forecast": "off"}
+from deepcache_ext.webui.reports import NOT_USED
+from tests.webui.support import Processing, evaluated
 
 
 def schedule(*ends):
@@ -89,26 +88,11 @@ def test_a_part_is_told_by_its_memory():
 def run(controller, evaluate, steps=6, **options):
     """Run a job whose denoiser hands over rows by `evaluate(x, inner, step)`; return the pass's report and the job."""
     p, inner = Processing(), Inner()
-    shared.state.begin()
-    controller.begin_job(p, [ON])
-    sampler = sd_samplers_common.Sampler("Euler")
-    sampler.config, sampler.p = sd_samplers.all_samplers_map["Euler"], p
-    first = params_at(0, sampler=sampler, inner=inner, **options)
-    sampler.model_wrap_cfg = first.denoiser
 
-    def sample():
-        answers = []
-        for step in range(steps):
-            params = params_at(step, sampler=sampler, inner=inner, **options)
-            params.denoiser = sampler.model_wrap_cfg
-            params.denoiser.step = step
-            for callback in script_callbacks.callbacks["cfg_denoiser"]:
-                callback(params)
-            answers.append([int(value) for out in evaluate(params.x, inner, step) for value in 2 * out[:, 0, 0, 0]])
-        return answers
+    def answers_of(params, step):
+        return [int(value) for out in evaluate(params.x, inner, step) for value in 2 * out[:, 0, 0, 0]]
 
-    answers = sampler.launch_sampling(steps, sample)
-    controller.end_job(p)
+    answers = evaluated(controller, p, partial(params_at, inner=inner, **options), answers_of, steps)
     assert not inner._forward_pre_hooks
     (done,) = controller.last_report.passes
     return answers, done, p

@@ -9,10 +9,10 @@ import pytest
 import torch
 from modules import sd_samplers_common, sd_unet
 
-from deepcache_ext import SamplerKind, SamplingPass, Schedule, Settings, sampling
+from deepcache_ext import SamplerKind, SamplingPass, Schedule, Settings, sampling, statistics
 from deepcache_ext.features.denoised import NoiseLevels
 from deepcache_ext.features.rows import Rows
-from deepcache_ext.webui import passes
+from deepcache_ext.webui import reports
 from deepcache_ext.webui.hosts import webui
 from deepcache_ext.webui.options import CONTROLS, given, overridden, resolved
 from deepcache_ext.webui.presets import left_alone
@@ -206,7 +206,7 @@ def of_jobs(controller, monkeypatch):
     p = Processing()
     job(controller, p, on, during=changed)
     yield controller.last_report.passes[0].reason
-    yield p.extra_generation_params[passes.NOT_USED]
+    yield p.extra_generation_params[reports.NOT_USED]
 
 
 def test_every_reason_is_one_plain_sentence_and_every_sentence_in_the_source_is_told(controller, monkeypatch):
@@ -237,7 +237,7 @@ def check_plain(sentence):
 
 def test_the_search_finds_sentences_of_every_kind():
     found = [" ".join(parts) for parts in sentences().values()]
-    for wanted in (sampling.OTHERS, passes.NO_EVALUATION, "switched off for this pass"):
+    for wanted in (statistics.OTHERS, reports.NO_EVALUATION, "switched off for this pass"):
         assert wanted in found
     assert any("is no setting of DeepCache" in text for text in found)
     assert any("there is little to gain" in text for text in found)

@@ -2,15 +2,13 @@
 
 import json
 
-import numpy as np
 import pytest
-from modules import processing, shared
-from PIL import Image
+from modules import shared
 
 from deepcache_ext.webui.passes import Controller
 from deepcache_ext.webui.tuning.tune import Tuner
 from deepcache_ext.webui.tuning.tuned import Key, TunedPlans
-from tests.webui.support import load_checkpoint, sample
+from tests.webui.support import PictureHost, load_checkpoint
 from tests.webui.test_compare import Tab as OfComparison
 
 KEY = Key("one", "Euler", "Automatic", "txt2img", 12)
@@ -27,26 +25,13 @@ def host(controller, monkeypatch, tmp_path):
     load_checkpoint("one", sd_model_hash="one")
     controller = Controller(TunedPlans(tmp_path / "plans.json"))
     controller.install()
-    made = []
 
-    def process_images(p):
-        controller.begin_job(p, p.script_args)
-        host.during(len(made))
-        sample(p, name=p.sampler_name, steps=p.steps)
-        controller.end_job(p)
-        made.append(p)
+    def grey(p):
         steps = str(p.extra_generation_params.get("DeepCache steps", ""))
-        off = 12 - int(steps.rsplit(", ", 1)[-1]) if steps else 12 - p.steps
-        picture = Image.fromarray(np.full((16, 16, 3), 100 + off, np.uint8))
-        rest = {"all_prompts": ["a"], "all_negative_prompts": [""], "all_seeds": [p.seed], "all_subseeds": [1]}
-        return processing.Processed(p, [picture], infotexts=["made"], index_of_first_image=0, **rest)
+        return 112 - (int(steps.rsplit(", ", 1)[-1]) if steps else p.steps)
 
-    host = type("Host", (), {"during": staticmethod(lambda _number: None), "made": made})()
-    for name, value in {"interrupted": False, "skipped": False, "job_no": 0, "job_count": 0}.items():
-        monkeypatch.setattr(shared.state, name, value, raising=False)
-    monkeypatch.setattr(processing, "process_images", process_images)
+    host = PictureHost(controller, monkeypatch, grey)
     host.tuner = Tuner(controller)
-    shared.state.begin()
     yield host
     controller.remove()
 

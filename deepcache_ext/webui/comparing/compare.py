@@ -24,8 +24,10 @@ from deepcache_ext.webui.comparing.stopwatch import Stopwatch
 from deepcache_ext.webui.host_jobs import copied, evaluations_by_steps, expect, pictures_of
 from deepcache_ext.webui.hosts import host
 from deepcache_ext.webui.options import Flag
-from deepcache_ext.webui.passes import Controller, PassReport, override
+from deepcache_ext.webui.passes import Controller
+from deepcache_ext.webui.plot_cells import override
 from deepcache_ext.webui.presets import PRESETS
+from deepcache_ext.webui.reports import PassReport
 
 logger = logging.getLogger("deepcache")
 

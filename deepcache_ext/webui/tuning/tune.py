@@ -20,7 +20,8 @@ from deepcache_ext.webui.comparing.comparison import listed
 from deepcache_ext.webui.comparing.comparison_grid import array
 from deepcache_ext.webui.host_jobs import copied, evaluations_by_steps, expect, pictures_of
 from deepcache_ext.webui.hosts import host
-from deepcache_ext.webui.passes import Controller, override
+from deepcache_ext.webui.passes import Controller
+from deepcache_ext.webui.plot_cells import override
 from deepcache_ext.webui.presets import CUSTOM, PRESETS, left_alone
 from deepcache_ext.webui.tuning.questions import questions
 from deepcache_ext.webui.tuning.tuned import Key, Plan, TunedPlans

@@ -1,0 +1,74 @@
+"""What passes and jobs did, as it is told, and the sentence below a picture that was made without caching."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from deepcache_ext.statistics import Statistics
+
+NOT_USED = "DeepCache not used"
+"""The infotext key of the reason why a picture was made without caching."""
+
+LEAST_TOLD = 1.05
+"""The least speed-up that is told: less is within what a clock is off."""
+NO_EVALUATION = "the sampler made no evaluation"
+
+
+@dataclass
+class PassReport:
+    """What one pass did."""
+
+    name: str
+    """"txt2img", "img2img" or "hires", with "inner " before it if another extension made it."""
+    sampler: str
+    planned: int | None = None
+    """Evaluations that the sampler was expected to make; None if nobody knows."""
+    plan: str = ""
+    """Which of them were to be full, as the setting `steps` takes it."""
+    statistics: Statistics = field(default_factory=Statistics)
+    sampling_seconds: float = 0.0
+    """Of the sampler's whole run."""
+    unet_seconds: float = 0.0
+    """Of the U-Net's calls; 0 on a device that does not tell when it has done them."""
+    speed_up: float = 1.0
+    """Of the sampler's whole run, over one in which each call that reused took as long as a full one of its size.
+
+    1 where it is none or can't be told: on such a device, without two full calls to compare with, and where the sampler
+    made more evaluations than planned or decides itself how many it makes, which without the cache may be fewer.
+    """
+    cost: float = 0.0
+    """Of the evaluations made, reckoned in full ones; 0 where nothing was cached."""
+    reason: str = ""
+    """Why nothing was cached, or why caching ended early."""
+
+    def __str__(self) -> str:
+        s = self.statistics
+        if not s.full + s.reused:
+            return f"{self.name}: not cached ({self.reason})"
+        counts = f"{self.name}: {s.full} full and {s.reused} reused evaluations"
+        return counts + f" in {self.took}" + (f" ({self.reason})" if self.reason else "")
+
+    @property
+    def took(self) -> str:
+        """How long sampling took, and how much faster it was where that can be told."""
+        faster = f", {self.speed_up:.2f}x as fast" if self.speed_up >= LEAST_TOLD else ""
+        return f"{self.sampling_seconds:.1f} s{faster}"
+
+
+@dataclass
+class JobReport:
+    """What one job did, its inner jobs included."""
+
+    passes: list[PassReport] = field(default_factory=list)
+    reason: str = ""
+    """Why nothing of the job was cached."""
+
+    def __str__(self) -> str:
+        return "; ".join(map(str, self.passes)) or f"not used: {self.reason or 'nothing was sampled'}"
+
+
+def explain(p: Any, sentence: str) -> None:
+    """Say below the pictures of the host's processing object `p`, and in their infotext, why they are uncached."""
+    p.comment(f"{NOT_USED}: {sentence}.")
+    p.extra_generation_params[NOT_USED] = sentence
