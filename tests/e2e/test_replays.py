@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from deepcache_ext.statistics import OTHERS
+from tests.e2e import replaying
 from tests.e2e.hosts import folder_named_by
 from tests.e2e.pictures import Maker, picture_of, pixels, same
 from tests.e2e.server import EXTENSIONS, parts_of, serving
@@ -38,7 +39,7 @@ def running(titles, webui, tmp_path_factory):
     folder = folder_named_by("EXTENSIONS_DIR", "folder of other extensions")
     others = {REPOSITORIES[title]: folder / REPOSITORIES[title] for title in titles}
     found = {name: parts_of(checkout) for name, checkout in others.items() if checkout.is_dir()}
-    helpers = {f"e2e-{name}": [HERE / name / "scripts"] for name in ("replay", "narrow")}
+    helpers = replaying.HELPER | {"e2e-narrow": [HERE / "narrow/scripts"]}
     where = tmp_path_factory.mktemp("replays")
     (where / "ui-config.json").write_text("{}")  # NegPiP reads it before the host has made it
     with serving(webui, where, extensions=EXTENSIONS | helpers | found) as server:
@@ -70,13 +71,8 @@ def asked(maker, title, *arguments):
 
 def replayed(maker, cache=ON, **request):
     """Return the cached picture, the same with all blocks run, and the passes."""
-    cached, passes = maker.make(cache=cache, **request), maker.last_run()["passes"]
-    maker.make(steps=1)  # Kohya's Hires.fix adds a callback with every job until there is one without it
-    maker.server.post("/e2e/replay?on=true")
-    try:
-        return cached, maker.make(cache=cache, **request), passes
-    finally:
-        maker.server.post("/e2e/replay?on=false")
+    # Kohya's Hires.fix adds a callback with every job until there is one without it
+    return replaying.replayed(maker, cache, between=lambda: maker.make(steps=1), **request)
 
 
 def assert_reused(passes, *, full=4, reused=6):

@@ -3,12 +3,11 @@
 What a host or what is built into it does between blocks, looked up by their number, then goes on as before.
 """
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from tests.e2e.pictures import HIRES, Maker, mask_of, picture_of, pixels
+from tests.e2e.replaying import HELPER, replayed
 from tests.e2e.server import EXTENSIONS, serving
 from tests.e2e.test_builtins import CASES as BUILTINS
 from tests.e2e.test_builtins import arguments_of
@@ -36,8 +35,7 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def maker(webui, tmp_path_factory):
-    extensions = EXTENSIONS | {"e2e-replay": [Path(__file__).parent / "replay/scripts"]}
-    with serving(webui, tmp_path_factory.mktemp("replayed"), extensions=extensions) as running:
+    with serving(webui, tmp_path_factory.mktemp("walks"), extensions=EXTENSIONS | HELPER) as running:
         maker = Maker(running)
         maker.make(steps=1)
         yield maker
@@ -47,14 +45,9 @@ def apart(maker, cache, **request):
     """Return how far the picture with skipped blocks is from the replayed one, and the passes of the first."""
     options = {"sd_model_checkpoint": maker.model("SD1")} | request.pop("override_settings", {})
     request = TEN | request | {"override_settings": options}
-    skipped = maker.make(cache=cache, **request)
-    passes = [done["statistics"] for done in maker.last_run()["passes"]]
-    maker.server.post("/e2e/replay?on=true")
-    replayed = maker.make(cache=cache, **request)
-    maker.server.post("/e2e/replay?on=false")
-    assert [done["statistics"] for done in maker.last_run()["passes"]] == passes
-    pairs = [(pixels(a), pixels(b)) for a, b in zip(skipped["images"], replayed["images"], strict=True)]
-    return max(int(np.abs(a - b).max()) for a, b in pairs), passes
+    skipped, whole, passes = replayed(maker, cache, **request)
+    pairs = [(pixels(a), pixels(b)) for a, b in zip(skipped["images"], whole["images"], strict=True)]
+    return max(int(np.abs(a - b).max()) for a, b in pairs), [done["statistics"] for done in passes]
 
 
 @pytest.mark.parametrize("case", CASES)
