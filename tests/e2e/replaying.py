@@ -6,13 +6,14 @@ HELPER = {"e2e-replay": [Path(__file__).parent / "replay/scripts"]}
 """The test-only extension that it needs, by name."""
 
 
-def replayed(maker, cache, between=lambda: None, **request):
+def replayed(maker, cache, before=lambda: None, **request):
     """Return what a request makes, the same with all blocks run, and the passes of the first.
 
-    `between` is called between the two.
+    `before` is called before each of the two: what was made before decides from where on some scripts draw noise.
     """
+    before()
     skipped, passes = maker.make(cache=cache, **request), maker.last_run()["passes"]
-    between()
+    before()
     maker.server.post("/e2e/replay?on=true")
     try:
         whole = maker.make(cache=cache, **request)

@@ -72,7 +72,7 @@ def asked(maker, title, *arguments):
 def replayed(maker, cache=ON, **request):
     """Return the cached picture, the same with all blocks run, and the passes."""
     # Kohya's Hires.fix adds a callback with every job until there is one without it
-    return replaying.replayed(maker, cache, between=lambda: maker.make(steps=1), **request)
+    return replaying.replayed(maker, cache, before=lambda: maker.make(steps=1), **request)
 
 
 def assert_reused(passes, *, full=4, reused=6):
