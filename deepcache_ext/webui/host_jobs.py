@@ -41,14 +41,16 @@ def pictures_of(processed: Any, job: Any) -> list[Image.Image]:
         masks = bool(shared.opts.return_mask) + bool(shared.opts.return_mask_composite)
     count = job.n_iter * job.batch_size
     pictures = list(processed.images[processed.index_of_first_image :: 1 + masks])[:count]
-    return [] if shared.state.interrupted or shared.state.skipped or len(pictures) < count else pictures
+    return [] if host.interrupted() or len(pictures) < count else pictures
 
 
 def evaluations_by_steps(p: Any, sampler: str, scheduler: str, steps: int, *, kind: str) -> Mapping[int, int]:
-    """Return how many evaluations a pass makes by the tab's steps, up to `steps`; without those that nobody knows.
+    """Return how many evaluations a pass makes by the tab's steps, up to `steps`; none of a sampler that is silent.
 
     `kind` is "txt2img", "img2img" or "hires".
     """
+    if not host.samplers.tells(sampler):
+        return {}
 
     def evaluations(count: int) -> int | None:
         launched = host.samplers.img2img_steps(count, p.denoising_strength) if kind == "img2img" else count

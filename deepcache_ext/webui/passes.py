@@ -131,6 +131,8 @@ class Controller:
                 if running is not None:
                     _wait_for(made)
                     running.end(time.perf_counter() - start)
+                    if made is not None and report is not None:
+                        _count(sampler, steps, report)
                 if report is not None:
                     print(f"DeepCache {report}")
             except Exception:  # ours, whatever it is: the picture is made already
@@ -159,7 +161,9 @@ class Controller:
             report.reason = "switched off for this pass"
             return report, None
         img2img = kind != "txt2img"
-        report.planned = host.samplers.evaluations(report.sampler, steps, img2img=img2img, arguments=arguments)
+        report.planned = host.samplers.evaluations(
+            report.sampler, steps, img2img=img2img, arguments=arguments, scheduler=_scheduler(sampler.p)
+        )
         if options.values["preset"] != CUSTOM:
             denoising = 1.0 if kind == "txt2img" else sampler.p.denoising_strength or 1.0
             itself = report.sampler in host.samplers.decide_themselves
@@ -196,6 +200,20 @@ def _asked(arguments: Sequence[Any], overrides: Mapping[str, Any]) -> Options | 
     values = given(arguments, overrides.get("enabled", True if overrides else None))
     values = overridden(values, overrides) if overrides else values
     return resolved(values, host.loaded().family) if values.get("enabled", False) else None
+
+
+def _scheduler(p: Any) -> str:
+    """Return the name of the scheduler that the running pass of `p` was asked for; "" if it was not."""
+    return str(getattr(p, "hr_scheduler" if getattr(p, "is_hr_pass", False) else "scheduler", None) or "")
+
+
+def _count(sampler: Any, steps: int, report: PassReport) -> None:
+    """Note how often a pass that went to its end evaluated."""
+    done = report.statistics
+    if not host.interrupted() and not done.error:
+        img2img, made = not report.name.endswith("txt2img"), done.full + done.reused
+        scheduler = _scheduler(sampler.p)
+        host.samplers.count(report.sampler, steps, img2img=img2img, scheduler=scheduler, made=made)
 
 
 def _wait_for(made: Any) -> None:

@@ -50,12 +50,12 @@ def picture(
 ) -> str:
     """Return one pass as HTML: a bar for each step, its evaluations side by side, full ones tall and reused ones low.
 
-    `settings` is None for a pass that is not cached, `evaluations` None where the sampler decides itself;
+    `settings` is None for a pass that is not cached, `evaluations` None where nobody knows them;
     `note` is told beside the bars. `no_closer` names a sampler with which fewer steps are as close, which is told too.
     """
     title = html.escape(name)
     if evaluations is None:
-        why = html.escape(note) or "this sampler does not tell how many evaluations it makes"
+        why = html.escape(note) or "this sampler does not tell how many evaluations it makes; its first run counts them"
         return f"<p><b>{title}</b>: {why}.</p>"
     if settings is None:
         depth, actions = 0, (Action.FULL,) * evaluations

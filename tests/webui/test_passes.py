@@ -1,6 +1,7 @@
 """The host's jobs and passes, on the stand-in."""
 
 import gc
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +10,7 @@ from modules import patches, script_callbacks, sd_models, sd_samplers, sd_sample
 
 from deepcache_ext.webui import infotext
 from deepcache_ext.webui.hosts import host
+from deepcache_ext.webui.hosts.samplers import Samplers
 from deepcache_ext.webui.options import CONTROLS
 from deepcache_ext.webui.reports import NOT_USED
 from tests.unit.unets import TaggedUNet, state_of
@@ -370,3 +372,35 @@ def test_presets_leave_passes_of_few_evaluations_alone(controller, steps, denois
     (done,) = controller.last_report.passes
     assert done.reason == reason
     assert (done.statistics.reused > 0) == (not reason)
+
+
+@pytest.fixture
+def _silent(monkeypatch):
+    """Have the host tell nothing of its samplers."""
+    monkeypatch.setattr(host, "samplers", Samplers(frozenset()))
+
+
+@pytest.mark.usefixtures("_silent")
+def test_a_sampler_that_does_not_tell_its_evaluations_is_planned_from_its_second_run_on(controller):
+    found = []
+    for name in ("first", "second"):
+        job(controller, Processing(), {"enabled": True, "schedule": "auto", "speed_up": 2.0, "depth": 1}, name="Euler")
+        ((done,),) = [controller.last_report.passes]
+        found.append((name, done.planned, done.plan != ""))
+    assert found == [("first", None, False), ("second", 6, True)]
+
+
+@pytest.mark.usefixtures("_silent")
+def test_a_run_that_was_cut_short_is_not_counted(controller, monkeypatch):
+    monkeypatch.setattr(shared.state, "interrupted", True)
+    job(controller, Processing(), ON)
+    assert host.samplers.evaluations("Euler", 6, img2img=False) is None
+    monkeypatch.setattr(shared.state, "interrupted", False)
+    with pytest.raises(RuntimeError):
+        job(controller, Processing(), ON, during=partial(_raise_at, 4))
+    assert host.samplers.evaluations("Euler", 6, img2img=False) is None
+
+
+def _raise_at(last, step):
+    if step == last:
+        raise RuntimeError

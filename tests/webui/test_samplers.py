@@ -4,11 +4,13 @@ import functools
 
 import pytest
 import torch
-from modules import sd_samplers, shared
+from modules import sd_samplers, sd_samplers_common, shared
 
 from deepcache_ext.webui.hosts import host
+from deepcache_ext.webui.hosts.samplers import Samplers
 
 samplers = host.samplers
+AS_MANY = {"img2img": False, "scheduler": "Karras"}
 
 
 def launched(**extra_params_kwargs):
@@ -108,3 +110,40 @@ def test_restart_makes_steps_of_its_own():
 
 def test_nobody_knows_the_evaluations_of_a_sampler_that_decides_itself():
     assert samplers.evaluations("DPM adaptive", 20, img2img=False) is None
+
+
+@pytest.fixture
+def silent(monkeypatch):
+    """Return the samplers of a host that tells of Euler only how often it evaluates."""
+    config = sd_samplers_common.SamplerData("SEEDS 2", None, [], {})
+    monkeypatch.setitem(sd_samplers.all_samplers_map, "SEEDS 2", config)
+    return Samplers(frozenset({"Euler"}))
+
+
+def test_what_a_silent_sampler_makes_is_known_from_its_last_run_like_it(silent):
+    assert silent.evaluations("SEEDS 2", 20, **AS_MANY) is None
+    silent.count("SEEDS 2", 20, **AS_MANY, made=39)
+    assert silent.evaluations("SEEDS 2", 20, **AS_MANY) == 39
+    assert silent.evaluations("SEEDS 2", 21, **AS_MANY) is None
+    assert silent.evaluations("SEEDS 2", 20, img2img=True, scheduler="Karras") is None
+    assert silent.evaluations("SEEDS 2", 20, img2img=False) is None
+    assert not silent.tells("SEEDS 2")
+
+
+@pytest.mark.parametrize(("made", "stages"), [(19, 1), (20, 1), (39, 2), (40, 2), (57, 1), (22, 1)])
+def test_two_evaluations_a_step_are_two_stages(silent, made, stages):
+    silent.count("SEEDS 2", 20, **AS_MANY, made=made)
+    assert silent.kind("SEEDS 2").stages == stages
+
+
+def test_a_silent_sampler_that_makes_another_number_each_time_stays_unknown(silent):
+    for made in (39, 41, 39):
+        silent.count("SEEDS 2", 20, **AS_MANY, made=made)
+    assert silent.evaluations("SEEDS 2", 20, **AS_MANY) is None
+
+
+def test_what_the_host_tells_is_not_counted(silent):
+    silent.count("Euler", 20, **AS_MANY, made=7)
+    silent.count("DPM adaptive", 20, **AS_MANY, made=7)
+    assert silent.evaluations("Euler", 20, **AS_MANY) == 20
+    assert silent.evaluations("DPM adaptive", 20, **AS_MANY) is None

@@ -33,12 +33,15 @@ _ONE_A_STEP = frozenset({
     "Euler", "LMS", "DPM++ 2M", "LCM", "DDPM", "IPNDM", "IPNDM_V", "DEIS", "Euler Negative",
 })  # fmt: skip
 """Samplers that evaluate once a step; of reForge's dozens of others the host tells nothing."""
+_DECIDE_THEMSELVES = frozenset({
+    "DPM adaptive", "ODE (Bosh3)", "ODE (Fehlberg2)", "ODE (Adaptive Heun)", "ODE (Dopri5)", "ODE Custom",
+})  # fmt: skip
 
 
 class Forge(webui.WebUI):
     """The family's host, whichever of its members."""
 
-    samplers = Samplers(one_a_step=_ONE_A_STEP)
+    samplers = Samplers(_ONE_A_STEP, _DECIDE_THEMSELVES)
     counts_blocks = True
 
     def __init__(self) -> None:

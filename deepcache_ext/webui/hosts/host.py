@@ -78,6 +78,9 @@ class Host(Protocol):
     def job_id(self) -> Any:
         """Return what tells one job of the user from the next; the jobs made inside it have the same."""
 
+    def interrupted(self) -> bool:
+        """Tell whether the user has interrupted or skipped the job that runs."""
+
     def evaluation(self, params: Any) -> Evaluation:
         """Return what `params`, those of the denoiser's callback, tell of the evaluation that begins."""
 

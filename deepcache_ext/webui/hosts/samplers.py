@@ -10,6 +10,8 @@ from modules import sd_samplers, shared
 
 from deepcache_ext.planning.sampler_kind import SamplerKind
 
+AUTOMATIC = "Automatic"
+"""The host's name for the sampler's own scheduler."""
 _TIMESTEPS = {"DDIM": -1, "DDIM CFG++": -1, "PLMS": 0, "UniPC": 0}
 """Samplers that walk a list of timesteps, and by how much their evaluations differ from its length."""
 _EXTRAPOLATE = {"DPM++ 2M", "DPM++ 2M SDE", "DPM++ 2M SDE Heun", "DPM++ 3M SDE", "LMS", "DEIS", "IPNDM"}
@@ -21,20 +23,26 @@ _STEPS_OF_ITS_OWN = {"Restart"}
 _NEVER_RISE = {"k_diffusion.sampling", "modules.sd_samplers_timesteps_impl", "modules.sd_samplers_lcm"}
 _NEVER_RISE |= {"k_diff.k_diffusion.sampling"}  # the same in reForge
 """The modules whose samplers only go down in noise."""
+_Runs = tuple[str, int, bool, str]
+"""Runs that evaluate as often as each other: their sampler, steps, whether from a picture, and scheduler."""
 
 
 class Samplers:
     """The samplers of a host, by name.
 
     With `one_a_step` a sampler of which the host tells nothing is taken to evaluate once a step only if it is among
-    these; of any other nobody knows how often it does.
+    these. Any other is silent: how often it evaluates is known from its last run of as many steps, if there was one
+    (see `count`). `decide_themselves` are those that decide by what they get how often they evaluate: an error of ours
+    has them evaluate more often.
     """
 
-    def __init__(self, one_a_step: frozenset[str] | None = None) -> None:
+    def __init__(
+        self, one_a_step: frozenset[str] | None = None, decide_themselves: frozenset[str] = frozenset({"DPM adaptive"})
+    ) -> None:
+        self.decide_themselves = decide_themselves
         self._one_a_step = one_a_step
-
-    decide_themselves: frozenset[str] = frozenset({"DPM adaptive"})
-    """Those that decide by what they get how often they evaluate: an error of ours has them evaluate more often."""
+        self._counted: dict[_Runs, int | None] = {}
+        self._stages: dict[str, int] = {}
 
     @staticmethod
     def arguments_of(run: Callable[[], Any]) -> Mapping[str, Any]:
@@ -51,7 +59,7 @@ class Samplers:
         Without them, it is that of a run with the host's settings.
         """
         config = sd_samplers.all_samplers_map.get(sampler)
-        stages = 1 if config is None else int(config.total_steps(1))
+        stages = 1 if config is None else self._stages.get(sampler, int(config.total_steps(1)))
         jumps = callable(function) and getattr(function, "__module__", "") not in _NEVER_RISE
         noisy = _adds_noise(sampler, arguments or _usual_arguments(sampler), function)
         return SamplerKind(stages, noisy, sampler in _EXTRAPOLATE, jumps)
@@ -68,12 +76,14 @@ class Samplers:
         """Return how often the named sampler evaluates the denoiser in so many steps; None if nobody knows.
 
         `steps` are those that the sampler is launched with, `img2img` says whether from a picture, as hires fix does
-        too. A run's own `arguments` decide where it is given noise levels or timesteps; `scheduler` is the one chosen
-        for a run that has not begun.
+        too. A run's own `arguments` decide where it is given noise levels or timesteps; elsewhere the `scheduler` does,
+        by its name.
         """
         config = sd_samplers.all_samplers_map.get(sampler)
-        if config is None or sampler in self.decide_themselves or not self._tells(sampler, config):
+        if config is None or sampler in self.decide_themselves:
             return None
+        if not self.tells(sampler):
+            return self._counted.get((sampler, steps, img2img, scheduler or AUTOMATIC))
         given = arguments or {}
         timesteps, sigmas = given.get("timesteps"), given.get("sigmas")
         if sampler in _TIMESTEPS:
@@ -87,8 +97,23 @@ class Samplers:
             return stages * steps - (stages == 2 and not ends_above_zero)
         return sum(stages if sigma > 0 else 1 for sigma in sigmas.tolist()[1:])
 
-    def _tells(self, sampler: str, config: Any) -> bool:
+    def tells(self, sampler: str) -> bool:
+        """Tell whether the host says how often the named sampler evaluates, whatever the number of steps."""
+        config = sd_samplers.all_samplers_map.get(sampler)
+        if config is None or sampler in self.decide_themselves:
+            return False
         return self._one_a_step is None or bool(config.options) or sampler in {*self._one_a_step, *_TIMESTEPS}
+
+    def count(self, sampler: str, steps: int, *, img2img: bool, scheduler: str, made: int) -> None:
+        """Note how many evaluations a run made that went to its end, for the next one like it of a silent sampler.
+
+        Where two such runs made different numbers, nobody knows from then on.
+        """
+        if self.tells(sampler) or sampler in self.decide_themselves:
+            return
+        runs = sampler, steps, img2img, scheduler or AUTOMATIC
+        self._counted[runs] = made if self._counted.get(runs, made) == made else None
+        self._stages[sampler] = 2 if made in {2 * steps - 1, 2 * steps} else 1
 
     @staticmethod
     def img2img_steps(steps: int, denoising: float) -> int:

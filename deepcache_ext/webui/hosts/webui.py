@@ -20,6 +20,9 @@ class WebUI:
     def job_id(self) -> Any:
         return shared.state.time_start
 
+    def interrupted(self) -> bool:
+        return bool(shared.state.interrupted or shared.state.skipped)
+
     def checkpoint(self) -> str:
         model = model_in_force()
         info = getattr(model, "sd_checkpoint_info", None)

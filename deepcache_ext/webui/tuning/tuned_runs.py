@@ -9,26 +9,27 @@ from typing import Any
 from deepcache_ext.planning.settings import Settings
 from deepcache_ext.webui.family import Family
 from deepcache_ext.webui.hosts import host
+from deepcache_ext.webui.hosts.samplers import AUTOMATIC
 from deepcache_ext.webui.options import Options
 from deepcache_ext.webui.presets import CUSTOM, PRESETS
 from deepcache_ext.webui.tuning.tuned import Key, Plan, TunedPlans
 
-AUTOMATIC = "Automatic"
-"""The host's name for the sampler's own scheduler."""
 _SCHEDULED = re.compile(r"\[[^\[\]]*[:|]")
 _MATTER = ("schedule", "speed_up", "depth", "start", "end", "forecast")
 """The settings that a preset's plan depends on."""
 
 
 def key_of(sampler: str, scheduler: str | None, steps: int, *, img2img: bool) -> Key | None:
-    """Return what plans for a run on the loaded checkpoint are kept under; None if its evaluations can't be told.
+    """Return what plans for a run on the loaded checkpoint are kept under; None if its evaluations aren't told.
 
     `steps` are those that the sampler is launched with.
     """
     checkpoint = host.checkpoint()
+    if not checkpoint or not host.samplers.tells(sampler):
+        return None
     scheduler = scheduler or AUTOMATIC
     evaluations = host.samplers.evaluations(sampler, steps, img2img=img2img, scheduler=scheduler)
-    if not checkpoint or evaluations is None:
+    if evaluations is None:
         return None
     return Key(checkpoint, sampler, scheduler, "img2img" if img2img else "txt2img", evaluations)
 

@@ -107,17 +107,17 @@ def count(params):
     for wish, act in (("raise_at", run_out_of_memory), ("nan_at", make_nan)):
         if wanted[wish] == counts["evaluations"][-1]:
             wanted[wish] = None
-            at_the_next_call(the_unet().output_blocks[-1], act)
+            at_the_next_call(the_unet().output_blocks[-1][-1], act)
 
 
-def at_the_next_call(block, act):
-    """Have a block return what `act` makes of its output, once."""
+def at_the_next_call(layer, act):
+    """Have a layer return what `act` makes of its output, once; some hosts call layers and no blocks."""
 
-    def hook(_block, _args, output):
+    def hook(_layer, _args, output):
         handle.remove()
         return act(output)
 
-    handle = block.register_forward_hook(hook)
+    handle = layer.register_forward_hook(hook)
 
 
 def run_out_of_memory(_output):
