@@ -14,6 +14,7 @@ STEPS = 8
 KINDS = {
     "SD3Inferencer": "SD3",
     "aesthetic_score": "SDXL refiner",
+    ".VScaling": "SDXL v-prediction",
     "sgm.": "SDXL",
     "FrozenOpenCLIPEmbedder": "SD2",
     "cond_stage_key: edit": "edit",
@@ -86,7 +87,7 @@ class Maker:
             if config:
                 text, kinds = Path(config).read_text(encoding="utf-8"), KINDS
             else:
-                text, kinds = name.lower(), {"sd3": "SD3", "xl": "SDXL"}
+                text, kinds = name.lower(), {"sd3": "SD3", "vpred": "SDXL v-prediction", "xl": "SDXL"}
             self._kinds[name] = next((kind for word, kind in kinds.items() if word in text), "SD1")
         return self._kinds[name]
 

@@ -55,6 +55,15 @@ def test_sdxl_with_its_refiner(maker):
     assert found > closeness(maker, **model)[0] - SLACK
 
 
+@pytest.mark.parametrize(("kind", "prediction"), [("SDXL", "eps"), ("SDXL v-prediction", "v")])
+def test_what_an_sdxl_checkpoint_predicts(maker, kind, prediction):
+    model = maker.model(kind)
+    maker.make(cache=ON, model=model, sampler_name="Euler a", **TEN)
+    state = maker.state()
+    assert (state["checkpoint"], state["prediction"]) == (model, prediction)
+    assert maker.counts() == [("txt2img", 4, 6)]
+
+
 @pytest.mark.parametrize("kind", ["SD2", "inpainting"])
 def test_txt2img(maker, usual, kind):
     (one, *calls), (split, *split_calls) = in_one_call_and_split(maker, maker.model(kind))

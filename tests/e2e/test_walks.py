@@ -16,6 +16,8 @@ from tests.e2e.test_combinations import FAULTS, LONG, PROMPTS
 TEN = {"steps": 10}
 NEAR = 2
 """How many of 255 the two may be apart: on reuses the skipped blocks' work may round the rest differently."""
+FURTHER = {"SAG": 10}
+"""The same of what looks at a block that a reuse skips: SAG's mask is then the last refresh's."""
 SAMPLERS = ("Euler a", "Heun", "DPM++ 2M", "DPM++ 2M SDE", "DPM++ SDE", "DDIM", "LCM", "DPM2 a", "UniPC", "LMS")
 IMAGE = {"path": "img2img", "init_images": [picture_of()], "denoising_strength": 0.9}
 DEPTHS = {f"depth {depth}": {"interval": 3, "depth": depth} for depth in (0, 1, 3, 5, 11)}
@@ -70,4 +72,4 @@ def test_a_setting_is_replayed_to_the_same_picture(maker, cache):
 def test_a_builtin_is_replayed_to_the_same_picture(webui, maker, case):
     found, (done,) = apart(maker, {"interval": 3, "depth": 2}, **arguments_of(webui, maker, *BUILTINS[case]))
     assert done["reused"] > 0
-    assert found <= NEAR
+    assert found <= FURTHER.get(case, NEAR)

@@ -22,6 +22,7 @@ ROWS = {
     "hires fix from 256 to 512 and to 344": "checkpoints::*_hires_fix_from_256*",
     "refiner in mid-run": "passes::*_refiner_*",
     "SDXL and its refiner": "checkpoints::*_refiner*",
+    "SDXL checkpoints with v-prediction": "checkpoints::*_predicts*-v]",
     "SD2 checkpoints, v-prediction": "checkpoints::*SD2*",
     "inpainting checkpoints": "checkpoints::*-inpainting*, checkpoints::*[[]inpainting*",
     "InstructPix2Pix checkpoints": "checkpoints::*edit*, checkpoints::*pix2pix*",

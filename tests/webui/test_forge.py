@@ -22,12 +22,19 @@ class ForgeUNet(TaggedUNet):
         return super().forward(x, timesteps)
 
 
+SIGMAS = torch.linspace(0.03, 14.6, 1000)
+
+
+def timestep(sigma):
+    return (SIGMAS - sigma).abs().argmin()
+
+
 @pytest.fixture
 def patcher():
     """Return the patcher of a checkpoint that is loaded as the family does."""
     model = nn.Module()
     model.diffusion_model = ForgeUNet()
-    model.predictor = SimpleNamespace(sigmas=torch.linspace(0.03, 14.6, 1000), prediction_type="epsilon")
+    model.predictor = SimpleNamespace(sigmas=SIGMAS, prediction_type="epsilon", timestep=timestep)
     patcher = SimpleNamespace(model=model, model_options={}, list_controlnets=list)
     engine = SimpleNamespace(forge_objects=SimpleNamespace(unet=patcher), sd_checkpoint_info="one", is_sdxl=True)
     sd_models.model_data.sd_model = engine
@@ -72,9 +79,53 @@ def test_what_is_loaded(host, patcher):
     assert loaded != host.loaded()
     levels = host.noise_levels()
     assert levels.prediction == "eps"
-    assert torch.allclose(levels.alphas_cumprod, 1 / (patcher.model.predictor.sigmas**2 + 1))
+    assert torch.allclose(levels.alphas_cumprod, 1 / (SIGMAS**2 + 1))
     patcher.model.predictor.prediction_type = "const"
     assert host.noise_levels() is None
+
+
+class EPS:
+    """Of reForge and Classic, whose classes' names tell what is predicted."""
+
+    def __init__(self, timestep=timestep):
+        self.sigmas, self.timestep = SIGMAS, timestep
+
+    def calculate_denoised(self):
+        """Reckon."""
+
+
+class V_PREDICTION(EPS):  # noqa: N801 - as the host has it
+    def calculate_denoised(self):
+        """Reckon otherwise."""
+
+
+class EDM(V_PREDICTION):
+    def calculate_denoised(self):
+        """Reckon otherwise again."""
+
+
+class ModelSampling(V_PREDICTION):
+    """What a checkpoint has."""
+
+
+@pytest.mark.parametrize(
+    ("sampling", "prediction"),
+    [
+        (EPS(), "eps"),
+        (V_PREDICTION(), "v"),
+        (ModelSampling(), "v"),
+        (EDM(), None),
+        (EPS(lambda sigma: 0.25 * sigma.log()), None),
+    ],
+    ids=["eps", "v", "v, made of two", "another reckoning", "timesteps that are no numbers of levels"],
+)
+def test_what_is_predicted_is_what_the_host_reckons_with(host, patcher, sampling, prediction):
+    """reForge leaves "eps" on an SDXL checkpoint that predicts v."""
+    del patcher.model.predictor
+    sd_models.model_data.sd_model.parameterization = "eps"
+    patcher.model.model_sampling = sampling
+    levels = host.noise_levels()
+    assert (None if levels is None else levels.prediction) == prediction
 
 
 def test_before_the_first_picture_nothing_is_loaded(host, monkeypatch):

@@ -24,7 +24,7 @@ from deepcache_ext.webui.hosts.samplers import Samplers
 
 _KINDS = {0: "cond", 1: "uncond"}
 """What the host's numbers of kinds mean."""
-_PREDICTIONS: dict[str, Prediction] = {"epsilon": "eps", "eps": "eps", "v_prediction": "v", "v": "v"}
+_PREDICTIONS: dict[str, Prediction] = {"epsilon": "eps", "eps": "eps", "v_prediction": "v"}
 _FAMILIES: dict[str, Family] = {"xl": "SDXL"}
 """The families by the preset at the top of Forge's page, which loads a checkpoint when the first picture is made."""
 
@@ -56,17 +56,13 @@ class Forge(webui.WebUI):
         return Loaded(patcher.model.diffusion_model, weights, webui.family_of(model))
 
     def noise_levels(self) -> NoiseLevels | None:
-        model, patcher = webui.model_in_force(), _patcher()
-        predictor = getattr(getattr(patcher, "model", None), "predictor", None)
-        if predictor is None:
-            alphas_cumprod: Any = getattr(model, "alphas_cumprod", None)
-            told = getattr(model, "parameterization", None)
-        else:
-            sigmas = getattr(predictor, "sigmas", None)
-            alphas_cumprod = None if sigmas is None else 1 / (sigmas**2 + 1)
-            told = getattr(predictor, "prediction_type", None)
-        prediction = _PREDICTIONS.get(str(told))
-        return None if alphas_cumprod is None or prediction is None else NoiseLevels(alphas_cumprod, prediction)
+        model = getattr(_patcher(), "model", None)
+        # what the host itself reckons with: patches of the user's take its place, and its checkpoint may say less
+        sampling: Any = getattr(model, "predictor", getattr(model, "model_sampling", None))
+        sigmas, prediction = getattr(sampling, "sigmas", None), _prediction_of(sampling)
+        if sigmas is None or prediction is None or int(sampling.timestep(sigmas[-1:])) != len(sigmas) - 1:
+            return None  # nothing that is known, or timesteps that do not count the noise levels
+        return NoiseLevels(1 / (sigmas**2 + 1), prediction)
 
     def obstacle(self) -> str:
         return webui.engine() or _spectrum() or _replaced_forward()
@@ -111,6 +107,15 @@ class Forge(webui.WebUI):
 def _patcher() -> Any:
     """Return the patcher of the U-Net in force; None while no checkpoint is loaded."""
     return getattr(getattr(webui.model_in_force(), "forge_objects", None), "unet", None)
+
+
+def _prediction_of(sampling: Any) -> Prediction | None:
+    """Return what the U-Net predicts by what Forge's predictor says, or by the class that the others' is made of."""
+    told = getattr(sampling, "prediction_type", None)
+    if told is None:
+        reckons = (made.__name__ for made in type(sampling).__mro__ if "calculate_denoised" in vars(made))
+        told = next(reckons, "").lower()
+    return _PREDICTIONS.get(str(told))
 
 
 def _guidance(params: Any) -> bool:

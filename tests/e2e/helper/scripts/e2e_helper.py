@@ -128,6 +128,12 @@ def make_nan(output):
     return output * float("nan")
 
 
+def prediction():
+    """Return what the checkpoint in force predicts, as DeepCache has it."""
+    levels = sys.modules["deepcache_ext.webui.hosts"].host.noise_levels()
+    return "" if levels is None else levels.prediction
+
+
 def state():
     """Return the counts since the last call, and what of the extension hangs on the host."""
     unet = the_unet()
@@ -141,6 +147,7 @@ def state():
         "layers": counts["layers"],
         "outer_layers": [layers_at(depth) for depth in range(4)] if hasattr(unet, "time_embed") else [],
         "checkpoint": getattr(getattr(shared.sd_model, "sd_checkpoint_info", None), "name_for_extra", ""),
+        "prediction": prediction(),
         "hooks": [type(owner).__module__ for owner in owners if owner is not None],
         "attributes": sorted(name for name in vars(unet) if "deepcache" in name.lower() or name == "__getstate__"),
         "axes": [option.label for option in xyz.axis_options if not getattr(option, "is_img2img", False)],
