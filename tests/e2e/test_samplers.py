@@ -72,7 +72,14 @@ def test_every_sampler_is_planned_right_at_other_numbers_of_steps_and_from_a_pic
 
 @pytest.mark.parametrize(
     ("name", "scheduler", "steps"),
-    [("Euler", "DDIM", 30), ("Euler", "DDIM", 60), ("Heun", "KL Optimal", 12), ("DPM++ 2M", "SGM Uniform", 13)],
+    [
+        ("Euler", "DDIM", 30),
+        ("Euler", "DDIM", 60),
+        ("Restart", "DDIM", 30),
+        ("DPM fast", "DDIM", 30),
+        ("Heun", "KL Optimal", 12),
+        ("DPM++ 2M", "SGM Uniform", 13),
+    ],
 )
 def test_the_number_of_evaluations_follows_the_scheduler(maker, name, scheduler, steps):
     request = {"sampler_name": name, "scheduler": scheduler, "steps": steps, "width": 64, "height": 64}

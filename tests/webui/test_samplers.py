@@ -86,6 +86,10 @@ def test_the_evaluations_follow_the_scheduler(steps, made):
     assert samplers.evaluations("Euler", steps, img2img=False, arguments={"sigmas": sigmas}) == made
 
 
+def test_a_sampler_without_noise_levels_follows_no_scheduler():
+    assert samplers.evaluations("DPM fast", 30, img2img=False, scheduler="DDIM") == 30
+
+
 def test_the_last_step_of_two_stages_has_two_evaluations_unless_it_goes_to_no_noise():
     to_none, above = torch.linspace(10, 0, 21), torch.linspace(10, 0.03, 21)
     assert samplers.evaluations("Heun", 20, img2img=False, arguments={"sigmas": to_none}) == 39
@@ -106,6 +110,7 @@ _LISTS = ("DDIM", "PLMS", "UniPC")
 def test_restart_makes_steps_of_its_own():
     arguments = {"sigmas": torch.linspace(10, 0, 21)}
     assert samplers.evaluations("Restart", 20, img2img=False, arguments=arguments) == 39
+    assert samplers.evaluations("Restart", 30, img2img=False, arguments=arguments, scheduler="DDIM") == 61
 
 
 def test_nobody_knows_the_evaluations_of_a_sampler_that_decides_itself():

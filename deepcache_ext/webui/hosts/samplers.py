@@ -20,6 +20,8 @@ _CHURNED = {"Euler", "Heun", "DPM2"}
 """Samplers to which the setting "sigma churn" adds noise."""
 _STEPS_OF_ITS_OWN = {"Restart"}
 """Samplers that make other steps of the noise levels that they are given."""
+_WITHOUT_LEVELS = {"DPM fast"}
+"""Samplers that are told how many steps to make and no noise levels, which the scheduler would decide."""
 _NEVER_RISE = {"k_diffusion.sampling", "modules.sd_samplers_timesteps_impl", "modules.sd_samplers_lcm"}
 _NEVER_RISE |= {"k_diff.k_diffusion.sampling"}  # the same in reForge
 """The modules whose samplers only go down in noise."""
@@ -91,7 +93,8 @@ class Samplers:
             return max(1, length + _TIMESTEPS[sampler])
         stages = int(config.total_steps(1))
         if sigmas is None or sampler in _STEPS_OF_ITS_OWN:
-            steps = _spaced(steps, first=1) if scheduler == "DDIM" and not img2img else steps
+            if scheduler == "DDIM" and not img2img and sampler not in _WITHOUT_LEVELS:
+                steps = _spaced(steps, first=1)
             ends_above_zero = scheduler == "KL Optimal" and sampler not in _STEPS_OF_ITS_OWN
             # the last step of a sampler with two stages goes to sigma 0, with one evaluation
             return stages * steps - (stages == 2 and not ends_above_zero)
