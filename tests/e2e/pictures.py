@@ -42,6 +42,10 @@ class Maker:
             pytest.skip(f"the WebUI has no {'other ' if but else ''}{kind} checkpoint")
         return min(fitting)
 
+    def unknown(self, request):
+        """Return which options a request sets that the WebUI does not have."""
+        return request.get("override_settings", {}).keys() - self._options
+
     def has(self, kind):
         return any(self._kind(name) == kind for name in self._models)
 
@@ -51,8 +55,7 @@ class Maker:
         body = {"prompt": "a house by the sea", "seed": 7, "steps": STEPS, "width": SIZE, "height": SIZE}
         body |= {"sampler_name": "Euler", "cfg_scale": 5, "override_settings": {"sd_model_checkpoint": model}}
         body |= request
-        unknown = body["override_settings"].keys() - self._options
-        if unknown:
+        if unknown := self.unknown(body):
             pytest.skip(f"the WebUI has no option {', '.join(sorted(unknown))}")
         if cache is not None:
             arguments = cache if isinstance(cache, list) else [{"enabled": True} | cache]
