@@ -140,6 +140,7 @@ def state():
     hooks = (*unet._forward_pre_hooks.values(), *unet._forward_hooks.values())
     owners = [hook if hasattr(hook, "function") else getattr(hook, "__self__", None) for hook in hooks]
     xyz = next(data.module for data in scripts.scripts_data if data.script_class.__module__.endswith("xyz_grid.py"))
+    gc.collect()
     found = {
         "evaluations": counts["evaluations"],
         "moves": counts["moves"],
