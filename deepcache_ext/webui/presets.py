@@ -32,7 +32,8 @@ NAMES = (*PRESETS, CUSTOM)
 NO_CLOSER: Mapping[str, frozenset[str]] = {
     "DPM++ 2M": frozenset({"Quality", "Fast"}),
     "DPM++ 2M SDE": frozenset({"Quality", BALANCED, "Fast"}),
-    "LMS": frozenset({"Quality"}),
+    "DPM++ 3M SDE": frozenset({"Quality", BALANCED}),
+    "LMS": frozenset({"Quality", BALANCED}),
     "UniPC": frozenset({"Fast"}),
 }
 """The presets, by sampler, that are not sure to be closer than as many steps as cost the same; see docs/presets.csv."""
