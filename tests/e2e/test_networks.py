@@ -15,7 +15,10 @@ def embedding(maker):
     maker.make(steps=1)
     (maker.server.log.parent / "embeddings").mkdir(exist_ok=True)
     body = {"name": "e2ewords", "num_vectors_per_token": 4, "overwrite_old": False, "init_text": WORDS}
-    maker.server.post("/sdapi/v1/create/embedding", body)
+    status, answer = maker.server.request("/sdapi/v1/create/embedding", body)
+    if status == 404:
+        pytest.skip("the WebUI's API makes no embeddings")
+    assert status == 200, answer
     return body["name"]
 
 

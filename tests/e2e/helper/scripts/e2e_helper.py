@@ -153,8 +153,8 @@ def state():
         "attributes": sorted(name for name in vars(unet) if "deepcache" in name.lower() or name == "__getstate__"),
         "axes": [option.label for option in xyz.axis_options if not getattr(option, "is_img2img", False)],
         "callbacks": [
-            getattr(callback, "name", callback.script)
-            for callbacks in script_callbacks.callback_map.values()
+            f"{category}: {callback.callback.__qualname__}"
+            for category, callbacks in script_callbacks.callback_map.items()
             for callback in callbacks
             if "deepcache" in callback.script.lower().rsplit("/", 1)[-1]
         ],

@@ -65,9 +65,13 @@ def time_deepcache():
         if inspect.isfunction(function):
             setattr(ours.script_class, name, timed(name, function))
     for category, callbacks in script_callbacks.callback_map.items():
-        for callback in callbacks:
+        for number, callback in enumerate(callbacks):
             if callback.script == ours.path:
-                callback.callback = timed(category.removeprefix("callbacks_"), callback.callback)
+                call = timed(category.removeprefix("callbacks_"), callback.callback)
+                if isinstance(callback, tuple):  # Forge Classic's
+                    callbacks[number] = callback._replace(callback=call)
+                else:
+                    callback.callback = call
 
 
 def taken():
