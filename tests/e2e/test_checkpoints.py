@@ -36,8 +36,8 @@ def test_each_picture_of_a_batch_is_the_one_made_alone(maker, usual, size):
 
 @pytest.mark.parametrize("size", [512, 344])
 def test_hires_fix_from_256(maker, usual, size):
-    request = {"width": 256, "height": 256, "enable_hr": True, "hr_resize_x": size, "hr_resize_y": size}
-    request |= {"hr_upscaler": "Latent", "hr_second_pass_steps": 10, "denoising_strength": 0.7} | TEN
+    request = HIRES | {"width": 256, "height": 256, "hr_resize_x": size, "hr_resize_y": size}
+    request |= {"hr_second_pass_steps": 10} | TEN
     uncached = maker.make(**request)
     cached = maker.make(cache=ON, **request)
     assert pixels(cached["images"][0]).shape == (size, size, 3)
