@@ -86,9 +86,11 @@ def plotted(maker, cache, interval, depth, **request):
     """Return the cells of a plot over two axes of ours."""
     axes = [f"[DeepCache] {name}" for name in ("Interval", "Depth")]
     first, second = (maker.state()["axes"].index(name) for name in axes)
-    nothing, (draw_legend, include_lone_images) = (0, "", []), (False, True)
-    rest = (False, False, False, False, False, 0, False)
-    arguments = [first, interval, [], second, depth, [], *nothing, draw_legend, include_lone_images, *rest]
+    chosen = {"X type": first, "X values": interval, "Y type": second, "Y values": depth, "Z type": 0}
+    chosen |= {"Draw legend": False, "Include Sub Images": True, "Draw individual labels": False}
+    infos = maker.server.get("/sdapi/v1/script-info")
+    info = next(info for info in infos if info["name"] == "x/y/z plot" and not info["is_img2img"])
+    arguments = [chosen.get(argument["label"], argument["value"]) for argument in info["args"]]
     plot = maker.make(cache=cache, script_name="x/y/z plot", script_args=arguments, **request)
     return [{"images": [image]} for image in plot["images"][1:]]
 
