@@ -167,6 +167,9 @@ def test_where_a_prompt_changes_all_of_its_pictures_conds_are_new(host):
         (forge._forge_rule, {"skip_early_cond": 0.1}, 0, [0, 1, 2], []),
         (forge._forge_rule, {}, 2, [1, 3], [1, 3]),
         (forge._forge_rule, {"s_min_uncond_all": True}, 2, [0, 1, 2, 3], []),
+        (forge._neo_rule, {"skip_early_cond": 0.1}, 0, [1, 2], []),
+        (forge._neo_rule, {"s_min_uncond_all": True}, 2, [0, 1, 2, 3], []),
+        (forge._neo_rule, {}, 2, [1, 3], [1, 3]),
         (forge._reforge_rule, {"s_min_uncond": 2}, 0, [0, 2], [0, 2]),
         (forge._reforge_rule, {"skip_early_cond": 0.1}, 0, [0, 1, 2], []),
         (forge._classic_rule, {}, 0, [0], []),
@@ -190,6 +193,23 @@ def test_without_guidance_there_are_no_unconds(host, patcher):
     assert len(host.evaluation(params_at(0, scale=1.0)).keys) == 4
 
 
+def test_a_sampler_may_ask_for_unconds_that_count_for_nothing(host, monkeypatch):
+    monkeypatch.setattr(shared.opts, "skip_early_cond", 0.5, raising=False)
+    asked = {"model_options": {"disable_cfg1_optimization": True}}
+    assert len(host.evaluation(params_at(0, scale=1.0, extra=asked)).keys) == 4
+    assert len(host.evaluation(params_at(0, extra=asked)).keys) == 4
+    assert len(host.evaluation(params_at(0)).keys) == 2
+
+
+def test_the_refiner_may_have_a_guidance_of_its_own(host):
+    params = params_at(0, p=SimpleNamespace(is_hr_pass=False, refiner_cfg=1.0))
+    assert len(host.evaluation(params).keys) == 4
+    params.denoiser._refiner_pass = True
+    assert len(host.evaluation(params).keys) == 2
+    params.denoiser.p.refiner_cfg = None
+    assert len(host.evaluation(params).keys) == 4
+
+
 class Spectrum:
     pass
 
@@ -200,6 +220,9 @@ def test_what_rules_caching_out_is_said(host, patcher, monkeypatch):
     assert "Spectrum is on" in host.obstacle()
     patcher.model_options["model_function_wrapper"] = print
     assert host.obstacle() == ""
+    patcher.model.apply_model = SimpleNamespace(_torch_compile_wrapper=True)
+    assert host.obstacle() == 'the U-Net is compiled by "Torch Compile Integrated"; choose "Disable" there'
+    del patcher.model.apply_model
     monkeypatch.setattr(ForgeUNet, "forward", Processing.comment)
     assert host.obstacle() == "tests.webui.support has replaced the forward of ForgeUNet; switch one of the two off"
 

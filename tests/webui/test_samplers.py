@@ -107,6 +107,15 @@ def test_a_run_with_timesteps_is_as_long_as_its_list():
 _LISTS = ("DDIM", "PLMS", "UniPC")
 
 
+def test_a_sampler_that_walks_noise_levels_on_one_host_and_timesteps_on_another(monkeypatch):
+    """Forge Neo's UniPC does the first."""
+    config = sd_samplers_common.SamplerData("UniPC", None, [], {"discard_next_to_last_sigma": True})
+    monkeypatch.setitem(sd_samplers.all_samplers_map, "UniPC", config)
+    sigmas = torch.linspace(10, 0, 25)
+    assert samplers.evaluations("UniPC", 24, img2img=True, arguments={"sigmas": sigmas}) == 24
+    assert samplers.evaluations("UniPC", 24, img2img=False) == 24
+
+
 def test_restart_makes_steps_of_its_own():
     arguments = {"sigmas": torch.linspace(10, 0, 21)}
     assert samplers.evaluations("Restart", 20, img2img=False, arguments=arguments) == 39

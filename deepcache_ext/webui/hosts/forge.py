@@ -65,7 +65,7 @@ class Forge(webui.WebUI):
         return NoiseLevels(1 / (sigmas**2 + 1), prediction)
 
     def obstacle(self) -> str:
-        return webui.engine() or _spectrum() or _replaced_forward()
+        return webui.engine() or _spectrum() or _compiled() or _replaced_forward()
 
     def makes_without_samplers(self) -> str:
         return ""
@@ -83,6 +83,7 @@ class Forge(webui.WebUI):
         pictures = len(params.x)
         key_of = _keys(params)
         now, returns = self._leaves_out(params.denoiser, params.sigma)
+        now = now and not _makes_all(params)
         has_unconds = not now and _guidance(params) and params.text_uncond is not None
         places = [("uncond", 0)] if has_unconds else []
         places += [("cond", number) for number in reversed(range(_prompts(params)))]
@@ -120,11 +121,19 @@ def _prediction_of(sampling: Any) -> Prediction | None:
 
 def _guidance(params: Any) -> bool:
     """Tell whether the guidance is such that the host makes the unconds."""
-    p, options = params.denoiser.p, _patcher().model_options
+    p = params.denoiser.p
     scale = webui.arguments(params).get("cond_scale", 7.0)
     if getattr(p, "is_hr_pass", False):
         scale = getattr(p, "hr_cfg", scale)
-    return not math.isclose(scale, 1.0) or bool(options.get("disable_cfg1_optimization", False))
+    if getattr(params.denoiser, "_refiner_pass", False):
+        scale = getattr(p, "refiner_cfg", None) or scale  # Neo's
+    return not math.isclose(scale, 1.0) or _makes_all(params)
+
+
+def _makes_all(params: Any) -> bool:
+    """Tell whether unconds are made even where they count for nothing, as a script or a CFG++ sampler asks for."""
+    options = {**_patcher().model_options, **(webui.arguments(params).get("model_options") or {})}
+    return bool(options.get("disable_cfg1_optimization", False))
 
 
 def _prompts(params: Any) -> int:
@@ -161,7 +170,7 @@ Rule = Callable[[Any, Any], "tuple[bool, bool]"]
 def _rule() -> Rule:
     """Return by which rule this member's denoiser leaves out unconds; a wrong guess costs a refresh, no picture."""
     if importlib.util.find_spec("backend") is not None:
-        return _forge_rule
+        return _neo_rule if hasattr(sd_samplers_common, "ORIGINAL_CHECKPOINT") else _forge_rule
     return _reforge_rule if hasattr(shared.opts, "s_min_uncond_all") else _classic_rule
 
 
@@ -174,8 +183,15 @@ def _forge_rule(denoiser: Any, sigma: Any) -> tuple[bool, bool]:
     return _below_minimum(minimum, sigma, at=denoiser.step % 2 == 1)
 
 
+def _neo_rule(denoiser: Any, sigma: Any) -> tuple[bool, bool]:
+    """The same, but Skip Early CFG leaves the first evaluation alone."""
+    if denoiser.step > 0:
+        return _forge_rule(denoiser, sigma)
+    return _below_minimum(webui.arguments_of(denoiser).get("s_min_uncond", 0), sigma, at=False)
+
+
 def _reforge_rule(denoiser: Any, sigma: Any) -> tuple[bool, bool]:
-    """The same at even steps, with the minimum out of the settings, and Skip Early CFG by number as well."""
+    """As Forge's at even steps, with the minimum out of the settings, and Skip Early CFG by number as well."""
     now, returns = _below_minimum(getattr(shared.opts, "s_min_uncond", 0), sigma, at=denoiser.step % 2 == 0)
     early = getattr(shared.opts, "skip_early_cond", 0.0)
     if not now and (denoiser.step < early or (early != 0 and denoiser.step / denoiser.total_steps <= early)):
@@ -202,6 +218,12 @@ def _spectrum() -> str:
     name = f"{getattr(wrapper, '__module__', '')}.{getattr(wrapper, '__qualname__', type(wrapper).__name__)}"
     is_it = "spectrum" in name.lower()
     return "Spectrum is on, which skips calls of the U-Net itself; use one of the two" if is_it else ""
+
+
+def _compiled() -> str:
+    apply = getattr(getattr(_patcher(), "model", None), "apply_model", None)
+    is_it = bool(getattr(apply, "_torch_compile_wrapper", False))
+    return 'the U-Net is compiled by "Torch Compile Integrated"; choose "Disable" there' if is_it else ""
 
 
 def _replaced_forward() -> str:

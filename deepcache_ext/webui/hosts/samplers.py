@@ -88,7 +88,7 @@ class Samplers:
             return self._counted.get((sampler, steps, img2img, scheduler or AUTOMATIC))
         given = arguments or {}
         timesteps, sigmas = given.get("timesteps"), given.get("sigmas")
-        if sampler in _TIMESTEPS:
+        if sampler in _TIMESTEPS and sigmas is None and not config.options.get("discard_next_to_last_sigma"):
             length = _timesteps(steps, img2img=img2img) if timesteps is None else len(timesteps)
             return max(1, length + _TIMESTEPS[sampler])
         stages = int(config.total_steps(1))
