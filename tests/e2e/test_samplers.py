@@ -10,7 +10,7 @@ DECIDE_THEMSELVES = {
     ADAPTIVE, "ODE (Bosh3)", "ODE (Fehlberg2)", "ODE (Adaptive Heun)", "ODE (Dopri5)", "ODE Custom",
 }  # fmt: skip
 """Samplers of which nobody knows how often they evaluate."""
-GO_BACK_UP = DECIDE_THEMSELVES - {ADAPTIVE} | {"DPM++ 2S Ancestral CFG++ Dyn"}
+GO_BACK_UP = DECIDE_THEMSELVES - {ADAPTIVE} | {"DPM++ 2S Ancestral CFG++ Dyn", "RES Solver"}
 """Samplers that go back up in noise in mid-run, where an evaluation is made in full whatever the plan says."""
 TOLD = {
     "Euler", "Euler a", "DDIM", "PLMS", "UniPC", "LMS", "LCM", "Heun", "DPM2", "DPM2 a", "DPM fast", "DPM++ SDE",
