@@ -1,4 +1,4 @@
-"""Other extensions and the host's scripts: a reuse makes what the same decisions make with all blocks run.
+"""Other extensions: a reuse makes what the same decisions make with all blocks run.
 
 The replay runs the blocks that a reuse skips and then goes on with the same kept feature. So the pictures differ only
 if somebody misses a block, such as an extension that counts the U-Net's attentions or collects their maps.
@@ -14,7 +14,7 @@ import pytest
 from deepcache_ext.statistics import OTHERS
 from tests.e2e import replaying
 from tests.e2e.hosts import folder_named_by
-from tests.e2e.pictures import Maker, picture_of, pixels, same
+from tests.e2e.pictures import Maker, pixels, same
 from tests.e2e.server import EXTENSIONS, parts_of, serving
 
 pytestmark = pytest.mark.usefixtures("a1111")
@@ -181,41 +181,3 @@ def test_regional_prompter(regional, mode, depth):
     assert np.array_equal(pixels(cached["images"][0]), pixels(all_blocks["images"][0]))
     plain = regional.make(cache=ON | {"depth": depth}, **request)
     assert not np.array_equal(pixels(cached["images"][0]), pixels(plain["images"][0]))
-
-
-def script(name, *arguments):
-    return {"script_name": name, "script_args": list(arguments)}
-
-
-FROM_PICTURE = {"path": "img2img", "init_images": [picture_of()], "denoising_strength": 1}
-SCRIPTS = {
-    "prompt matrix": {"prompt": "a house|red|old"} | script("Prompt matrix", False, False, "positive", "comma", 0),
-    "prompts from file": script("Prompts from file or textbox", False, False, "start", "a red house\nan old tree"),
-    "SD upscale": FROM_PICTURE | script("SD upscale", None, 64, 1, 1.5),
-    "loopback": FROM_PICTURE | script("Loopback", 2, 1, "Linear", "None"),
-}
-
-
-@pytest.mark.parametrize("case", SCRIPTS)
-def test_the_hosts_own_script(together, case):
-    kept = {"override_settings_restore_afterwards": False}  # some scripts' replies name the checkpoint that is left
-    request = TEN | kept | SCRIPTS[case]
-    together.make(**request)  # the host's very first picture from a picture differs by 1 of 255 from its second
-    cached, all_blocks, passes = replayed(together, **request)
-    assert_reused(passes)
-    assert same(cached, all_blocks)
-    alone = {key: value for key, value in request.items() if not key.startswith("script_")}
-    assert len(cached["images"]) > 1 or not same(cached, together.make(cache=ON, **alone))
-
-
-@pytest.mark.parametrize(
-    "prompt", ["a [house:tree:0.5] by the sea", "a [house|tree] by the sea"], ids=["a switch", "turns"]
-)
-def test_prompts_that_change(together, prompt):
-    request = {"steps": 20, "prompt": prompt}
-    auto = {"schedule": "auto", "speed_up": 2, "depth": 1}
-    cached, all_blocks, (done,) = replayed(together, auto, **request)
-    assert done["statistics"]["reused"] + done["statistics"]["full"] == 20
-    assert (done["statistics"]["reused"] > 7) == ("|" not in prompt)
-    assert same(cached, all_blocks)
-    assert not same(cached, together.make(cache=auto, steps=20, prompt="a house by the sea"))

@@ -40,7 +40,7 @@ ROWS = {
     "batch cond/uncond off": "combinations::*batch_cond_uncond off*, combinations::*_split_*",
     "prompts over 75 tokens, padded or not": "combinations::*long prompt*",
     "AND, BREAK, prompt editing; prompts that take turns are made in full": (
-        "combinations::*AND*, combinations::*BREAK*, combinations::*_prompt_editing_*, replays::*_that_change*"
+        "combinations::*AND*, combinations::*BREAK*, combinations::*_prompt_editing_*, walks::*_that_change*"
     ),
     "Negative Guidance minimum sigma, on all steps or every other": "combinations::*Negative Guidance*",
     "Skip Early CFG": "combinations::*Skip Early CFG*",
@@ -65,7 +65,7 @@ ROWS = {
     "Regional Prompter: attention, latent and prompt": "replays::*_regional*",
     "AnimateDiff; more frames than its context are made without caching, and it says so": "replays::*_animatediff*",
     "Kohya Hires.fix": "replays::*_kohya*",
-    "the WebUI's scripts prompt matrix, prompts from file, SD upscale, loopback": "replays::*_script*",
+    "the WebUI's scripts prompt matrix, prompts from file, SD upscale, loopback": "walks::*_script_of*",
     "`--lowvram`": "lowvram::*--lowvram*",
     "`--medvram`": "lowvram::*--medvram*",
     "`--medvram-sdxl`": "flags::*--medvram-sdxl*",
