@@ -101,6 +101,8 @@ def test_a_script_of_the_host_is_replayed_to_the_same_picture(webui, maker, case
         pytest.skip(f"{webui.name} has no script {SCRIPTS[case]['script_name']}")
     # some scripts' replies name the checkpoint that is left
     request = TEN | {"override_settings_restore_afterwards": False} | SCRIPTS[case]
+    if webui.name == "Forge Classic" and case == "SD upscale":
+        request["script_args"] = request["script_args"][1:]  # its text is no component
     maker.make(**request)  # the host's very first picture from a picture differs by 1 of 255 from its second
     skipped, whole, passes = replayed(maker, ON, **request)
     found = [done["statistics"] for done in passes]
