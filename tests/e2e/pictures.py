@@ -142,11 +142,15 @@ def plain_requests(maker):
 
 
 def psnr(one, other):
-    """Return how close the pictures of two replies are in dB, left out those of another size, as control maps."""
-    pairs = [(pixels(a), pixels(b)) for a, b in zip(one["images"], other["images"], strict=False)]
-    shape = pairs[0][0].shape
-    error = np.mean([(a - b) ** 2 for a, b in pairs if a.shape == b.shape == shape])
+    """Return how close the pictures of two replies are in dB; control maps, which come after them, are left out."""
+    pairs = [(pixels(a), pixels(b)) for a, b in zip(_pictures(one), _pictures(other), strict=False)]
+    error = np.mean([(a - b) ** 2 for a, b in pairs if a.shape == b.shape == pairs[0][0].shape])
     return 10 * np.log10(255**2 / max(error, 1e-6))
+
+
+def _pictures(reply):
+    info = reply.get("info")
+    return reply["images"][: info["index_of_first_image"] + len(info["all_seeds"])] if info else reply["images"]
 
 
 def closeness(maker, against=None, **request):

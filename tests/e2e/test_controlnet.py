@@ -9,6 +9,7 @@ from tests.e2e.hosts import folder_named_by
 from tests.e2e.pictures import HIRES, Maker, closeness, picture_of, psnr, same
 from tests.e2e.server import EXTENSIONS, parts_of, serving
 
+TEN = {"steps": 10}
 FAR = 3.0
 """How many dB at least the cached picture is closer to the uncached one with control than that without control."""
 SLACK = 3.0
@@ -55,7 +56,6 @@ CASES = {
     "one unit": (["tiny-cn"], {}),
     "T2I adapter": (["tiny-t2i"], {}),
     "two units": (["tiny-cn", "tiny-t2i"], {}),
-    "reference only": (["reference_only"], {}),
     "reference and control": (["tiny-cn", "reference_only"], {}),
     "one unit, split calls": (["tiny-cn"], {"override_settings": {"batch_cond_uncond": False}}),
     "hires fix": (["tiny-cn"], HIRES | {"hr_second_pass_steps": 10}),
@@ -79,6 +79,17 @@ def test_the_controls_effect_is_all_there(maker, unit, case):
     assert all((done["reused"], done["missed"], done["error"]) == (6, 0, "") for done in passes), passes
     assert with_control > plain - SLACK
     assert with_control > without_control + FAR
+
+
+def test_a_reference_changes_the_cached_picture_as_much_as_the_uncached_one(maker, unit):
+    referring = TEN | {"alwayson_scripts": {"ControlNet": {"args": [unit("reference_only")]}}}
+    cache = {"interval": 3, "depth": 2}
+    uncached = psnr(maker.make(**referring), maker.make(**TEN))
+    cached = psnr(maker.make(cache=cache, **referring), maker.make(cache=cache, **TEN))
+    assert maker.counts() == [("txt2img", 4, 6)]
+    print(f"{uncached:.1f} dB from the picture without a reference, {cached:.1f} cached")
+    assert abs(cached - uncached) < SLACK
+    assert uncached < 60
 
 
 def test_the_controls_effect_is_there_without_any_block_too(maker, unit):
