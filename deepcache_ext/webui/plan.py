@@ -55,7 +55,10 @@ def picture(
     """
     title = html.escape(name)
     if evaluations is None:
-        why = html.escape(note) or "this sampler does not tell how many evaluations it makes; its first run counts them"
+        why = (
+            html.escape(note)
+            or "this sampler does not tell how many evaluations it makes; a cached picture counts them for the next"
+        )
         return f"<p><b>{title}</b>: {why}.</p>"
     if settings is None:
         depth, actions = 0, (Action.FULL,) * evaluations

@@ -196,9 +196,12 @@ def test_without_guidance_there_are_no_unconds(host, patcher):
 def test_a_sampler_may_ask_for_unconds_that_count_for_nothing(host, monkeypatch):
     monkeypatch.setattr(shared.opts, "skip_early_cond", 0.5, raising=False)
     asked = {"model_options": {"disable_cfg1_optimization": True}}
+    host._leaves_out = forge._forge_rule
     assert len(host.evaluation(params_at(0, scale=1.0, extra=asked)).keys) == 4
     assert len(host.evaluation(params_at(0, extra=asked)).keys) == 4
     assert len(host.evaluation(params_at(0)).keys) == 2
+    host._leaves_out = forge._reforge_rule
+    assert len(host.evaluation(params_at(0, extra=asked)).keys) == 2
 
 
 def test_the_refiner_may_have_a_guidance_of_its_own(host):

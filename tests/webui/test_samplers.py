@@ -119,7 +119,9 @@ def test_a_sampler_that_walks_noise_levels_on_one_host_and_timesteps_on_another(
 def test_restart_makes_steps_of_its_own():
     arguments = {"sigmas": torch.linspace(10, 0, 21)}
     assert samplers.evaluations("Restart", 20, img2img=False, arguments=arguments) == 39
-    assert samplers.evaluations("Restart", 30, img2img=False, arguments=arguments, scheduler="DDIM") == 61
+    of_ddim = {"sigmas": torch.linspace(10, 0, 32)}
+    for img2img in (False, True):
+        assert samplers.evaluations("Restart", 30, img2img=img2img, arguments=of_ddim, scheduler="DDIM") == 61
 
 
 def test_nobody_knows_the_evaluations_of_a_sampler_that_decides_itself():
@@ -150,10 +152,20 @@ def test_two_evaluations_a_step_are_two_stages(silent, made, stages):
     assert silent.kind("SEEDS 2").stages == stages
 
 
-def test_a_silent_sampler_that_makes_another_number_each_time_stays_unknown(silent):
-    for made in (39, 41, 39):
+def test_where_a_silent_sampler_makes_another_number_the_next_run_has_no_plan(silent):
+    found = []
+    for made in (39, 39, 41, 41):
         silent.count("SEEDS 2", 20, **AS_MANY, made=made)
-    assert silent.evaluations("SEEDS 2", 20, **AS_MANY) is None
+        found.append(silent.evaluations("SEEDS 2", 20, **AS_MANY))
+    assert found == [39, 39, None, 41]
+
+
+def test_runs_of_few_steps_say_less_of_the_stages(silent):
+    silent.count("SEEDS 2", 1, **AS_MANY, made=1)
+    assert silent.kind("SEEDS 2").stages == 1
+    silent.count("SEEDS 2", 20, **AS_MANY, made=39)
+    silent.count("SEEDS 2", 2, **AS_MANY, made=5)
+    assert silent.kind("SEEDS 2").stages == 2
 
 
 def test_what_the_host_tells_is_not_counted(silent):

@@ -83,7 +83,7 @@ class Forge(webui.WebUI):
         pictures = len(params.x)
         key_of = _keys(params)
         now, returns = self._leaves_out(params.denoiser, params.sigma)
-        now = now and not _makes_all(params)
+        now = now and (self._leaves_out is _reforge_rule or not _makes_all(params))  # reForge hands none over
         has_unconds = not now and _guidance(params) and params.text_uncond is not None
         places = [("uncond", 0)] if has_unconds else []
         places += [("cond", number) for number in reversed(range(_prompts(params)))]
@@ -184,7 +184,7 @@ def _forge_rule(denoiser: Any, sigma: Any) -> tuple[bool, bool]:
 
 
 def _neo_rule(denoiser: Any, sigma: Any) -> tuple[bool, bool]:
-    """The same, but Skip Early CFG leaves the first evaluation alone."""
+    """As Forge's, but Skip Early CFG leaves the first evaluation alone."""
     if denoiser.step > 0:
         return _forge_rule(denoiser, sigma)
     return _below_minimum(webui.arguments_of(denoiser).get("s_min_uncond", 0), sigma, at=False)

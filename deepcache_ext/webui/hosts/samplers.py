@@ -44,7 +44,8 @@ class Samplers:
         self.decide_themselves = decide_themselves
         self._one_a_step = one_a_step
         self._counted: dict[_Runs, int | None] = {}
-        self._stages: dict[str, int] = {}
+        self._stages: dict[str, tuple[int, int]] = {}
+        """Of silent samplers, by their run of the most steps: the steps and the stages of one."""
 
     @staticmethod
     def arguments_of(run: Callable[[], Any]) -> Mapping[str, Any]:
@@ -61,7 +62,7 @@ class Samplers:
         Without them, it is that of a run with the host's settings.
         """
         config = sd_samplers.all_samplers_map.get(sampler)
-        stages = 1 if config is None else self._stages.get(sampler, int(config.total_steps(1)))
+        _, stages = self._stages.get(sampler, (0, 1 if config is None else int(config.total_steps(1))))
         jumps = callable(function) and getattr(function, "__module__", "") not in _NEVER_RISE
         noisy = _adds_noise(sampler, arguments or _usual_arguments(sampler), function)
         return SamplerKind(stages, noisy, sampler in _EXTRAPOLATE, jumps)
@@ -78,8 +79,8 @@ class Samplers:
         """Return how often the named sampler evaluates the denoiser in so many steps; None if nobody knows.
 
         `steps` are those that the sampler is launched with, `img2img` says whether from a picture, as hires fix does
-        too. A run's own `arguments` decide where it is given noise levels or timesteps; elsewhere the `scheduler` does,
-        by its name.
+        too. A run's own `arguments` decide where it is given noise levels or timesteps; without any the name of the
+        `scheduler` does.
         """
         config = sd_samplers.all_samplers_map.get(sampler)
         if config is None or sampler in self.decide_themselves:
@@ -92,7 +93,9 @@ class Samplers:
             length = _timesteps(steps, img2img=img2img) if timesteps is None else len(timesteps)
             return max(1, length + _TIMESTEPS[sampler])
         stages = int(config.total_steps(1))
-        if sigmas is None or sampler in _STEPS_OF_ITS_OWN:
+        if sigmas is not None and sampler in _STEPS_OF_ITS_OWN:
+            return stages * (len(sigmas) - 1) - (stages == 2)
+        if sigmas is None:
             if scheduler == "DDIM" and not img2img and sampler not in _WITHOUT_LEVELS:
                 steps = _spaced(steps, first=1)
             ends_above_zero = scheduler == "KL Optimal" and sampler not in _STEPS_OF_ITS_OWN
@@ -110,13 +113,15 @@ class Samplers:
     def count(self, sampler: str, steps: int, *, img2img: bool, scheduler: str, made: int) -> None:
         """Note how many evaluations a run made that went to its end, for the next one like it of a silent sampler.
 
-        Where two such runs made different numbers, nobody knows from then on.
+        Where two of these in a row made different numbers, the next has no plan.
         """
         if self.tells(sampler) or sampler in self.decide_themselves:
             return
         runs = sampler, steps, img2img, scheduler or AUTOMATIC
-        self._counted[runs] = made if self._counted.get(runs, made) == made else None
-        self._stages[sampler] = 2 if made in {2 * steps - 1, 2 * steps} else 1
+        self._counted[runs] = made if self._counted.get(runs) in {None, made} else None
+        longest, _ = self._stages.get(sampler, (2, 1))
+        if steps >= longest:
+            self._stages[sampler] = steps, 2 if made in {2 * steps - 1, 2 * steps} else 1
 
     @staticmethod
     def img2img_steps(steps: int, denoising: float) -> int:
