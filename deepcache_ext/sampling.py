@@ -28,6 +28,7 @@ from deepcache_ext.network.unet import (
 )
 from deepcache_ext.network.views import CompactView, FullLengthView, RefreshView, Shapes, View
 from deepcache_ext.planning.sampler_kind import SamplerKind
+from deepcache_ext.planning.sampler_run import SamplerRun
 from deepcache_ext.planning.schedule import Action, Schedule, cost_on_sd
 from deepcache_ext.planning.settings import Settings
 from deepcache_ext.sentence import of_error, shown
@@ -48,9 +49,11 @@ class SamplingPass:
     """Caches the deep features of one U-Net for the length of one sampling run.
 
     `model` is the U-Net or a module that contains it, `total` the number of evaluations that the sampler will make,
-    None if unknown, and `sampler` what is known about it. Two stages move the input off its line and so does noise; the
-    forecast of a feature then follows the input, but with both of them features are held. With noise the output of a
-    reuse is also drawn towards the last refresh's denoised picture, if `levels` tell what timesteps and outputs mean.
+    None if unknown, and `sampler` what is known about it. `run` is what it answered, evaluation by evaluation, if it
+    was asked (`planning.dry_run`): where the noise has risen again, and at another size, nothing is reused. Two stages
+    move the input off its line and so does noise; the forecast of a feature then follows the input, but with both of
+    them features are held. With noise the output of a reuse is also drawn towards the last refresh's denoised picture,
+    if `levels` tell what timesteps and outputs mean.
     `reuse`, the cost of a reuse as a part of a full evaluation, is for the schedule "auto"; without it, about SD1's.
     `predictor` says what a kept feature has become, in the place of the one that the settings and the sampler would
     have. `view` picks what a reuse puts in place of the block lists: "compact" for the stock loop, "full-length" for a
@@ -72,6 +75,7 @@ class SamplingPass:
         total: int | None = None,
         *,
         sampler: SamplerKind = SamplerKind(),
+        run: SamplerRun | None = None,
         levels: NoiseLevels | None = None,
         reuse: float | None = None,
         predictor: Predictor | None = None,
@@ -83,7 +87,11 @@ class SamplingPass:
             raise ValueError(f"view must be one of {', '.join(get_args(ViewName))}; got {shown(view)}")
         self.settings = settings
         self.depth = settings.depth_for(noisy=sampler.noisy)
-        self.schedule = Schedule(settings, total, sampler, cost_on_sd(self.depth) if reuse is None else reuse)
+        self._elsewhere = frozenset[int]() if run is None else run.others
+        always = self._elsewhere if run is None else run.rises | run.others
+        self.schedule = Schedule(
+            settings, total, sampler, cost_on_sd(self.depth) if reuse is None else reuse, always=always
+        )
         self._view = view
         self._control_models = control_models
         self._controls_ahead = controls_ahead
@@ -265,13 +273,15 @@ class SamplingPass:
             self._plan = self._plan.anew(self._index)
             self._seen.update(keys)
         self._meant = self._planned(partial=partial, rose=self._sampler.jumps and self._has_risen(noise))
-        in_full = self.statistics.others or not self._hook.installed
+        in_full = self.statistics.others or not self._hook.installed or self._index in self._elsewhere
         self._action = Action.FULL if in_full else self._meant
         known = keys is None or self._store.has(keys)
         new = not known and len(self._store) > 0
         self.statistics.switched += (self._renews or new) and was_to is Action.REUSE
         self._renews = new and self._predictor.remembers
-        if self._action is Action.FULL or layout != self._layout:
+        if self._index in self._elsewhere:
+            pass  # at another size: what is kept stays for the next evaluation of the usual one
+        elif self._action is Action.FULL or layout != self._layout:
             self.forget()
         elif self._action is Action.REFRESH:
             self._store.start_refresh()

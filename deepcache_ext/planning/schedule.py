@@ -116,7 +116,8 @@ class Schedule:
     makes its second one in full, "auto" gives all of these before any first one but the run's own, and a list stays as
     it is.
 
-    `begin` is the number of its first evaluation, which is not 0 in a plan that was made in mid-run (`anew`).
+    `begin` is the number of its first evaluation, which is not 0 in a plan that was made in mid-run (`anew`). Of the
+    evaluations in `always`, by their numbers in the run, none is reused.
 
     Raises ValueError for a `total` that is no whole number from 1 to 10000, and for a `reuse` that is no number from 0
     to below 1.
@@ -127,6 +128,7 @@ class Schedule:
     sampler: SamplerKind = SamplerKind()
     reuse: float = OUTERMOST
     begin: int = 0
+    always: frozenset[int] = frozenset()
     _window: range | None = field(init=False, repr=False)
     _full: tuple[int, ...] | None = field(init=False, repr=False)
 
@@ -218,6 +220,8 @@ class Schedule:
 
     def _reuses(self, index: int) -> bool:
         s, stages = self.settings, self.sampler.stages
+        if index + self.begin in self.always:
+            return False
         first = 0
         if self._window is not None:
             first = self._window.start

@@ -176,6 +176,13 @@ class Settings:
         "paper does.",
     )
 
+    @property
+    def reuses(self) -> bool:
+        """Whether anything is reused by them: at interval 1, or a speed-up of 1, nothing is."""
+        if self.schedule == "auto":
+            return self.speed_up > 1
+        return self.schedule == "list" or self.interval > 1
+
     def depth_for(self, *, noisy: bool) -> int:
         """Return the depth: at least 1 where a sampler adds noise, which only blocks follow, or nothing is forecast."""
         return max(1, self.depth) if noisy or self.forecast == "off" else self.depth

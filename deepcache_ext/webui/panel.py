@@ -180,7 +180,7 @@ def _picture(
 ) -> str:
     evaluations = host.samplers.evaluations(sampler, steps, img2img=name != "txt2img", scheduler=scheduler)
     settings = options.hires if name == "hires" else options.base
-    itself = sampler in host.samplers.decide_themselves
+    itself = host.samplers.decides_itself(sampler)
     note = left_alone(steps, 1.0 if name == "txt2img" else denoising, evaluations, decides_itself=itself)
     if note and options.values["preset"] != CUSTOM:
         settings = None

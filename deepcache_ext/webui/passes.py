@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from deepcache_ext.webui.expected_run import ExpectedRuns
 from deepcache_ext.webui.hosts import host
 from deepcache_ext.webui.options import INFOTEXT_KEYS, Options, given, overridden, resolved
 from deepcache_ext.webui.plot_cells import overrides_of
@@ -37,6 +38,7 @@ class _Job:
         self.asked: Options | None = None
         self.options: Options | None = None
         self.report = report
+        self.expected = ExpectedRuns()
 
 
 class Controller:
@@ -113,7 +115,7 @@ class Controller:
         running = report = None
         if self._jobs:
             try:
-                report, running = self._begin_pass(sampler, steps, host.samplers.arguments_of(func))
+                report, running = self._begin_pass(sampler, steps, func)
             except Exception:  # ours, whatever it is: the picture is made without
                 logger.exception("DeepCache could not begin a pass")
         outer, self._running = self._running, running
@@ -131,15 +133,13 @@ class Controller:
                 if running is not None:
                     _wait_for(made)
                     running.end(time.perf_counter() - start)
-                    if made is not None and report is not None:
-                        _count(sampler, steps, report)
                 if report is not None:
                     print(f"DeepCache {report}")
             except Exception:  # ours, whatever it is: the picture is made already
                 logger.exception("DeepCache could not report a pass")
 
     def _begin_pass(
-        self, sampler: Any, steps: int, arguments: Mapping[str, Any]
+        self, sampler: Any, steps: int, func: Callable[[], Any]
     ) -> tuple[PassReport | None, RunningPass | None]:
         """Return the report of a pass, None if it is not in a job of ours, and the pass itself if it is cached."""
         self._drop_ended()
@@ -160,21 +160,20 @@ class Controller:
         if settings is None or (inner and not (outermost.options or options).inner):
             report.reason = "switched off for this pass"
             return report, None
-        img2img = kind != "txt2img"
-        report.planned = host.samplers.evaluations(
-            report.sampler, steps, img2img=img2img, arguments=arguments, scheduler=_scheduler(sampler.p)
+        img2img, scheduler = kind != "txt2img", _scheduler(sampler.p)
+        expected = outermost.expected.of(
+            sampler, steps, func, img2img=img2img, scheduler=scheduler, asks=settings.reuses
         )
+        report.planned = expected.evaluations
         if options.values["preset"] != CUSTOM:
-            denoising = 1.0 if kind == "txt2img" else sampler.p.denoising_strength or 1.0
-            itself = report.sampler in host.samplers.decide_themselves
-            report.reason = left_alone(steps, denoising, report.planned, decides_itself=itself)
+            denoising = sampler.p.denoising_strength or 1.0 if img2img else 1.0
+            report.reason = left_alone(steps, denoising, report.planned, decides_itself=expected.decides_itself)
             if report.reason:
                 return report, None
         try:
             if obstacle := host.obstacle():
                 raise ValueError(obstacle)
-            of_run = host.samplers.kind(report.sampler, arguments, getattr(sampler, "func", None))
-            return report, RunningPass(sampler, of_run, settings, report)
+            return report, RunningPass(sampler, expected, settings, report)
         except ValueError as error:
             report.reason = str(error)
             explain(sampler.p, str(error))
@@ -205,15 +204,6 @@ def _asked(arguments: Sequence[Any], overrides: Mapping[str, Any]) -> Options | 
 def _scheduler(p: Any) -> str:
     """Return the name of the scheduler that the running pass of `p` was asked for; "" if it was not."""
     return str(getattr(p, "hr_scheduler" if getattr(p, "is_hr_pass", False) else "scheduler", None) or "")
-
-
-def _count(sampler: Any, steps: int, report: PassReport) -> None:
-    """Note how often a pass that went to its end evaluated."""
-    done = report.statistics
-    if not host.interrupted() and not done.error:
-        img2img, made = not report.name.endswith("txt2img"), done.full + done.reused
-        scheduler = _scheduler(sampler.p)
-        host.samplers.count(report.sampler, steps, img2img=img2img, scheduler=scheduler, made=made)
 
 
 def _wait_for(made: Any) -> None:

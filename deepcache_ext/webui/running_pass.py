@@ -11,11 +11,11 @@ from typing import Any
 from torch import nn
 
 from deepcache_ext.network.own_hooks import OwnHooks
-from deepcache_ext.planning.sampler_kind import SamplerKind
 from deepcache_ext.planning.schedule import Action, Schedule
 from deepcache_ext.planning.settings import Settings
 from deepcache_ext.sampling import SamplingPass
 from deepcache_ext.timer import CallTimer, Times
+from deepcache_ext.webui.expected_run import ExpectedRun
 from deepcache_ext.webui.hosts import host
 from deepcache_ext.webui.hosts.host import Evaluation
 from deepcache_ext.webui.plan import reuse_cost
@@ -25,19 +25,20 @@ from deepcache_ext.webui.reports import NO_EVALUATION, PassReport, explain
 class RunningPass:
     """One pass on the host's U-Net, which may be exchanged in mid-run."""
 
-    def __init__(self, sampler: Any, of_run: SamplerKind, settings: Settings, report: PassReport) -> None:
+    def __init__(self, sampler: Any, expected: ExpectedRun, settings: Settings, report: PassReport) -> None:
         self.denoiser = sampler.model_wrap_cfg
         self._p = sampler.p
         self._report = report
         self._loaded = host.loaded()
         if report.planned is None:
             settings = dataclasses.replace(settings, depth=max(1, settings.depth))
-        self._reuse = reuse_cost(settings.depth_for(noisy=of_run.noisy), self._loaded.family)
+        self._reuse = reuse_cost(settings.depth_for(noisy=expected.kind.noisy), self._loaded.family)
         self._run = SamplingPass(
             self._loaded.unet,
             settings,
             report.planned,
-            sampler=of_run,
+            sampler=expected.kind,
+            run=expected.asked,
             levels=host.noise_levels(),
             reuse=self._reuse,
             view="full-length" if host.counts_blocks else "auto",

@@ -225,5 +225,5 @@ def _reason(p: Any, key: Key | None) -> str:
         return "the checkpoint has no U-Net"
     denoising = 1.0 if key.kind == "txt2img" else p.denoising_strength or 1.0
     steps = p.steps if key.kind == "txt2img" else host.samplers.img2img_steps(p.steps, denoising)
-    itself = key.sampler in host.samplers.decide_themselves
+    itself = host.samplers.decides_itself(key.sampler)
     return left_alone(steps, denoising, key.evaluations, decides_itself=itself)

@@ -1,0 +1,114 @@
+"""The facts about one run of a sampler, and what of them decides how it is cached."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepcache_ext.planning.sampler_kind import SamplerKind
+
+Array = NDArray[np.float64]
+
+RISE = 1.5
+"""From how many times the level before on noise has risen again; churn raises it by less."""
+_NONE = 1e-6
+"""What counts as no weight, as a part of the largest in its row."""
+_PAIRED = 0.8
+"""From which part of the evaluations on pairs of them make a sampler one of two stages."""
+_MOSTLY = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class SamplerRun:
+    """What a sampler does in one run; `dry_run.ask` finds it out."""
+
+    levels: tuple[float, ...]
+    """The noise level of each evaluation, or its timestep: what the denoiser is called with."""
+    weights: Array | None
+    """Row i has the weights of all outputs in the input of evaluation i, the last row those in the picture.
+
+    Of shape (evaluations + 1, evaluations). None if the sampler is not linear in the outputs.
+    """
+    of_start: Array | None = None
+    """The weight of the run's input in each of these, of shape (evaluations + 1,); None as above."""
+    noisy: bool = False
+    """Whether noise is added between evaluations."""
+    others: frozenset[int] = frozenset()
+    """The evaluations at another size than the run's."""
+    decides_itself: bool = False
+    """Whether it depends on the outputs how often it evaluates."""
+
+    guided: bool = True
+    """Whether the guided output is all that it looks at; where it is not, `weights` are not the whole truth."""
+
+    @property
+    def evaluations(self) -> int | None:
+        """How often the denoiser is evaluated; None if nobody knows before."""
+        return None if self.decides_itself else len(self.levels)
+
+    def of_guidance(self) -> SamplerRun:
+        """Return the same of a run that looks at the outputs for the unconds as well."""
+        return replace(self, guided=False)
+
+    @property
+    def rises(self) -> frozenset[int]:
+        """The evaluations before which the noise has gone up again, as it does with Restart."""
+        pairs = zip(self.levels, self.levels[1:], strict=False)
+        return frozenset(number for number, (last, now) in enumerate(pairs, 1) if now > last * RISE)
+
+    @property
+    def kind(self) -> SamplerKind:
+        """What of the run decides how it is planned."""
+        stages = 2 if self._is_paired() else 1
+        return SamplerKind(stages, self.noisy, stages == 1 and self._extrapolates(), jumps=self.decides_itself)
+
+    @property
+    def starts_anew(self) -> bool:
+        """Whether each step begins from a denoised picture and fresh noise, as with consistency models."""
+        inner = self.of_start[1:-1] if self.of_start is not None else np.ones(1)
+        return self.noisy and len(inner) > 0 and not inner.any()
+
+    def _steps(self) -> Array | None:
+        """Return the weight of each output in what leads from the input of its evaluation, or a later one, to the next.
+
+        Row i is of x after evaluation i less its part of x before it. Of shape (evaluations, evaluations).
+        """
+        if self.weights is None or self.of_start is None:
+            return None
+        before, after = self.of_start[:-1], self.of_start[1:]
+        kept = np.divide(after, before, out=np.zeros_like(after), where=before != 0)
+        steps: Array = self.weights[1:] - kept[:, None] * self.weights[:-1]
+        return steps
+
+    def _remember(self, steps: Array) -> NDArray[np.bool_]:
+        """Return of each evaluation whether the step after it looks back at earlier outputs."""
+        largest = np.abs(steps).max(axis=1, keepdims=True, initial=0)
+        remember: NDArray[np.bool_] = (np.abs(np.tril(steps, -1)) > _NONE * largest).any(axis=1)
+        return remember
+
+    def _is_paired(self) -> bool:
+        """Tell whether every other evaluation only serves the one after it.
+
+        A first stage's step looks at its own output alone, the second's at both. Where the weights are not known, the
+        noise levels tell: a second stage is at the level of the next first one, or below.
+        """
+        steps = self._steps()
+        if steps is None:
+            pairs = zip(self.levels, self.levels[1:], strict=False)
+            return sum(now >= last * (1 - _NONE) for last, now in pairs) * 2 >= _PAIRED * len(self.levels) > 2
+        remember, found, number = self._remember(steps), 0, 1
+        while number < len(remember):
+            is_pair = bool(remember[number] and not remember[number - 1])
+            found += is_pair
+            number += 1 + is_pair
+        return found > 1 and 2 * found >= _PAIRED * (len(remember) - 1)
+
+    def _extrapolates(self) -> bool:
+        """Tell whether an output counts in the step after the next with the opposite sign, in most steps."""
+        steps = self._steps()
+        if steps is None or len(steps) < 2:
+            return False
+        again = np.diagonal(steps, -1) * np.diagonal(steps)[:-1]
+        return bool((again < 0).sum() > _MOSTLY * len(again))
