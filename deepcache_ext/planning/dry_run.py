@@ -13,7 +13,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from deepcache_ext.planning.sampler_run import Array, SamplerRun
+from deepcache_ext.planning.sampler_run import Array, SamplerRun, rises
 from deepcache_ext.sentence import of_error
 
 SHAPE = (1, 4, 16, 16)
@@ -47,16 +47,27 @@ class UnansweredError(Exception):
     """A dry run that tells nothing; its message says why."""
 
 
+class _RaisedError(UnansweredError):
+    """A sampler's own error."""
+
+
 def ask(run: Run, device: torch.device | str = "cpu") -> SamplerRun:
     """Return what the sampler does that `run` calls with all that it is given in a real run.
 
-    Everything is on `device`, where the sampler's own tensors are, in double precision if it has that. The random
-    state of torch, numpy and Python is left as it was; what `run` is given beside is not touched.
+    Everything is on `device`, where the sampler's own tensors are, in double precision if the device and the sampler
+    have that. The random state of torch, numpy and Python is left as it was; what `run` is given beside is not touched.
 
     Raises UnansweredError if the sampler raises, takes longer than `LONGEST` or makes more evaluations than `MOST`.
     """
     device = torch.device(device)
-    dtype = torch.float64 if device.type in {"cpu", "cuda"} else torch.float32
+    with _random_state_of(device), torch.no_grad():
+        if device.type in {"cpu", "cuda"}:  # others have no double precision, and some samplers can't have it
+            with suppress(_RaisedError):
+                return _answer(run, device, torch.float64)
+        return _answer(run, device, torch.float32)
+
+
+def _answer(run: Run, device: torch.device, dtype: torch.dtype) -> SamplerRun:
     size, generator = math.prod(SHAPE), np.random.default_rng(0)
 
     def unit(position: int) -> Tensor:
@@ -67,34 +78,45 @@ def ask(run: Run, device: torch.device | str = "cpu") -> SamplerRun:
     def numbers() -> Tensor:
         return torch.as_tensor(generator.standard_normal(SHAPE), dtype=dtype).to(device)
 
-    with _random_state_of(device), torch.no_grad():
-        told = _made(run, unit(0), lambda number: unit(min(number + 1, size - 2)), noise=1.0)
-        start, outputs = 10 * numbers(), [numbers() for _ in told.levels]
-        checked = _made(run, start, lambda number: outputs[min(number, len(outputs) - 1)], noise=0.0)
+    def shown(number: int) -> Tensor:
+        return unit(min(number + 1, size - 2))
+
+    told = _made(run, unit(0), shown, noise=1.0)
+    noisy, risen = told.adds_noise, rises(told.levels)
+    if noisy and risen:
+        noisy = _made(run, unit(0), shown, noise=1.0, silent=risen).adds_noise
+    start, outputs = 10 * numbers(), [numbers() for _ in told.levels]
+    checked = _made(run, start, lambda number: outputs[min(number, len(outputs) - 1)], noise=0.0)
     itself = len(checked.levels) != len(told.levels)
     others = frozenset(number for number, x in enumerate(told.inputs) if x is None)
     if itself or others or len(told.levels) > size - 2:
         others -= {len(told.levels)}
-        return SamplerRun(told.levels, None, noisy=told.adds_noise, others=others, decides_itself=itself)
+        return SamplerRun(told.levels, None, noisy=noisy, others=others, decides_itself=itself)
     found, wanted = told.rows(), checked.rows()
     weights = found[:, 1 : len(told.levels) + 1]
     given = np.outer(found[:, 0], start.cpu().numpy()) + weights @ torch.stack(outputs).flatten(1).cpu().numpy()
     error = np.abs(wanted - given).max() / max(1.0, float(np.abs(wanted).max()))
     if not error <= (1e-6 if dtype == torch.float64 else 1e-3):
-        return SamplerRun(told.levels, None, noisy=told.adds_noise)
-    return SamplerRun(told.levels, weights, found[:, 0], noisy=told.adds_noise)
+        return SamplerRun(told.levels, None, noisy=noisy)
+    return SamplerRun(told.levels, weights, found[:, 0], noisy=noisy)
 
 
-def _made(run: Run, start: Tensor, answer: Callable[[int], Tensor], *, noise: float) -> _Found:
-    """Return what a run from `start` shows that gets these answers, and `noise` wherever it draws random numbers."""
-    recorder, drawing = _Recorder(answer), _Noise(noise)
+def _made(
+    run: Run, start: Tensor, answer: Callable[[int], Tensor], *, noise: float, silent: frozenset[int] = frozenset()
+) -> _Found:
+    """Return what a run from `start` shows that gets these answers, and `noise` wherever it draws random numbers.
+
+    What it draws just before the evaluations in `silent` is 0.
+    """
+    recorder = _Recorder(answer)
+    drawing = _Noise(lambda: 0.0 if len(recorder.levels) in silent else noise)
     try:
         with drawing:
             end = run(recorder, start.clone())
     except UnansweredError:
         raise
     except Exception as error:  # whatever it is: the sampler is somebody else's
-        raise UnansweredError(of_error(error)) from error
+        raise _RaisedError(of_error(error)) from error
     if not recorder.levels:
         raise UnansweredError("it made no evaluation")
     levels = [float(level.flatten()[0]) if isinstance(level, Tensor) else float(level) for level in recorder.levels]
@@ -142,9 +164,9 @@ class _Recorder:
 
 
 class _Noise(TorchFunctionMode):
-    """Has whatever draws random numbers return 0, but `value` in the last element of a tensor as large as `SHAPE`."""
+    """Has whatever draws random numbers return 0, but `value()` in the last element of a tensor as large as `SHAPE`."""
 
-    def __init__(self, value: float) -> None:
+    def __init__(self, value: Callable[[], float]) -> None:
         super().__init__()
         self._value = value
 
@@ -153,7 +175,7 @@ class _Noise(TorchFunctionMode):
             return func(*args, **(kwargs or {}))
         drawn = func(*args, **{name: value for name, value in (kwargs or {}).items() if name != "generator"}).zero_()
         if drawn.numel() == math.prod(SHAPE) and drawn.is_floating_point():
-            drawn.view(-1)[-1] = self._value
+            drawn.view(-1)[-1] = self._value()
         return drawn
 
 

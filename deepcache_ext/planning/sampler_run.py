@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,11 +14,16 @@ Array = NDArray[np.float64]
 
 RISE = 1.5
 """From how many times the level before on noise has risen again; churn raises it by less."""
-_NONE = 1e-6
-"""What counts as no weight, as a part of the largest in its row."""
-_PAIRED = 0.8
-"""From which part of the evaluations on pairs of them make a sampler one of two stages."""
-_MOSTLY = 0.5
+_NONE = 1e-4
+"""What counts as no weight, as a part of the largest in its row: more than rounding in single precision leaves."""
+_MOSTLY = 0.8
+"""From which part of the evaluations on what they do is what the sampler does; its last steps may do something else."""
+
+
+def rises(levels: Sequence[float]) -> frozenset[int]:
+    """Return the numbers of the levels before which the noise has gone up again."""
+    pairs = zip(levels, levels[1:], strict=False)
+    return frozenset(number for number, (last, now) in enumerate(pairs, 1) if now > last * RISE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +40,7 @@ class SamplerRun:
     of_start: Array | None = None
     """The weight of the run's input in each of these, of shape (evaluations + 1,); None as above."""
     noisy: bool = False
-    """Whether noise is added between evaluations."""
+    """Whether noise is added between evaluations, other than where it goes up again as a whole."""
     others: frozenset[int] = frozenset()
     """The evaluations at another size than the run's."""
     decides_itself: bool = False
@@ -55,8 +61,7 @@ class SamplerRun:
     @property
     def rises(self) -> frozenset[int]:
         """The evaluations before which the noise has gone up again, as it does with Restart."""
-        pairs = zip(self.levels, self.levels[1:], strict=False)
-        return frozenset(number for number, (last, now) in enumerate(pairs, 1) if now > last * RISE)
+        return rises(self.levels)
 
     @property
     def kind(self) -> SamplerKind:
@@ -97,18 +102,30 @@ class SamplerRun:
         steps = self._steps()
         if steps is None:
             pairs = zip(self.levels, self.levels[1:], strict=False)
-            return sum(now >= last * (1 - _NONE) for last, now in pairs) * 2 >= _PAIRED * len(self.levels) > 2
+            return sum(now >= last * (1 - _NONE) for last, now in pairs) * 2 >= _MOSTLY * len(self.levels) > 2
         remember, found, number = self._remember(steps), 0, 1
         while number < len(remember):
-            is_pair = bool(remember[number] and not remember[number - 1])
+            is_pair = bool(remember[number] and not remember[number - 1] and not remember[number + 1 : number + 2].any())
             found += is_pair
             number += 1 + is_pair
-        return found > 1 and 2 * found >= _PAIRED * (len(remember) - 1)
+        return found > 1 and 2 * found >= _MOSTLY * (len(remember) - 1)
 
     def _extrapolates(self) -> bool:
-        """Tell whether an output counts in the step after the next with the opposite sign, in most steps."""
+        """Tell whether most steps go on along the last outputs: they integrate a polynomial beyond its nodes.
+
+        The weights of such a step have alternating signs. Where later outputs correct the steps before (UniPC) they do
+        not, nor where a step is made again with another output (PLMS begins so), or has more than two evaluations of
+        which the first does not look back.
+        """
         steps = self._steps()
         if steps is None or len(steps) < 2:
             return False
-        again = np.diagonal(steps, -1) * np.diagonal(steps)[:-1]
-        return bool((again < 0).sum() > _MOSTLY * len(again))
+        largest = np.abs(steps).max(axis=1)
+        is_made_again = np.abs(steps.sum(axis=1)) <= _NONE * largest
+        looks_back = self._remember(steps)
+        if is_made_again[1:].any() or looks_back[1:-1].sum() < _MOSTLY * (len(steps) - 2):
+            return False
+        alternates = np.diagonal(steps) * np.pad(np.diagonal(steps, -1), (1, 0)) < 0
+        older = np.pad(np.diagonal(steps, -2)[1:] * np.diagonal(steps, -3), (3, 0)) if len(steps) > 3 else 0 * largest
+        alternates &= older <= (_NONE * largest) ** 2
+        return bool((alternates & looks_back).sum() >= _MOSTLY * looks_back.sum() > 0)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from deepcache_ext.network.own_hooks import OwnHooks
-from deepcache_ext.planning.dry_run import SHAPE, Denoise, UnansweredError, ask
+from deepcache_ext.planning.dry_run import Denoise, UnansweredError, ask
 from deepcache_ext.planning.sampler_run import SamplerRun
 
 _OPTIONS = "model_options"
@@ -48,25 +48,25 @@ class Launched:
             raise UnansweredError("the host does not show how it is called")
         latent = getattr(self._sampler, "last_latent", None)
         device = latent.device if isinstance(latent, Tensor) else torch.device("cpu")
-        # on some devices there is no double precision
-        dtype = torch.float64 if device.type in {"cpu", "cuda"} else torch.float32
         uncond = _Uncond()
-
-        def noise(*_args: Any, **_kwargs: Any) -> Tensor:
-            return torch.randn(SHAPE, device=device, dtype=dtype)
+        draws = "noise_sampler" in _parameters(self._function)
 
         def run(denoise: Denoise, x: Tensor) -> Any:
+            def noise(*_args: Any, **_kwargs: Any) -> Tensor:
+                return torch.randn_like(x)
+
             given = dict(self._arguments or {})
-            if given.get("noise_sampler") is not None:
+            if draws:  # a Brownian tree, its own or the host's, takes a hundred times as long
                 given["noise_sampler"] = noise
             extra = _copied(getattr(self._sampler, "sampler_extra_args", None) or {})
             options = dict(extra.get(_OPTIONS) or {})
             denoiser = _StandIn(denoise, getattr(self._sampler, "model_wrap_cfg", None), uncond)
-            made = self._function(denoiser, x, extra_args=extra, disable=True, callback=_ignore, **given)  # type: ignore[misc]
+            with _replaced(getattr(self._sampler.p, "rng", None), "next", noise):
+                made = self._function(denoiser, x, extra_args=extra, disable=True, callback=_ignore, **given)  # type: ignore[misc]
             uncond.is_looked_at |= (extra.get(_OPTIONS) or {}) != options
             return made
 
-        with _refused(unet), _replaced(getattr(self._sampler.p, "rng", None), "next", noise):
+        with _refused(unet):
             found = ask(run, device)
         return found.of_guidance() if uncond.is_looked_at else found
 
@@ -98,6 +98,10 @@ class _StandIn:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._real, name)
 
+    def __delattr__(self, name: str) -> None:
+        """Delete what a sampler has set here; what it has not is the host's and stays."""
+        vars(self).pop(name, None)
+
 
 def _arguments_of(run: Callable[[], Any]) -> Mapping[str, Any] | None:
     """Return what a run's sampler is called with, out of the closure that is launched; None if it shows nothing."""
@@ -106,6 +110,13 @@ def _arguments_of(run: Callable[[], Any]) -> Mapping[str, Any] | None:
     except (TypeError, ValueError):  # no Python function, or a cell that is still empty
         return None
     return found if isinstance(found, Mapping) else None
+
+
+def _parameters(function: Any) -> Mapping[str, Any]:
+    try:
+        return inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return {}
 
 
 def _plain(value: Any) -> Any:

@@ -1,0 +1,176 @@
+"""A test-only extension: has the host launch its samplers, and compares what they answered with what they then do.
+
+A run is launched as the host does it, but on a stand-in in the denoiser's place that returns random numbers, so that
+hundreds of runs take no longer than a picture.
+"""
+
+import random
+import sys
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from modules import processing, rng, script_callbacks, sd_samplers, shared
+
+SIZE, MOST = 8, 2000
+
+
+class StandIn:
+    """The host's denoiser, but for its outputs, which are random numbers by seed and number of the evaluation."""
+
+    def __init__(self, real, seed):
+        self._real, self._seed, self.made, self.inputs, self.outputs = real, seed, 0, [], []
+
+    def __call__(self, x, _level, *_args, **_kwargs):
+        if self.made == MOST:
+            raise RuntimeError(f"more than {MOST} evaluations")
+        self.made += 1
+        self.inputs.append(x.clone())
+        generator = torch.Generator().manual_seed(1000 * self._seed + self.made)
+        self.outputs.append(torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x))
+        return self.outputs[-1]
+
+    @property
+    def last_noise_uncond(self):
+        return self.outputs[-1]
+
+    def __getattr__(self, name):
+        return getattr(self._real, name)
+
+    def __delattr__(self, name):
+        vars(self).pop(name, None)
+
+
+class Runs:
+    """Asks one sampler of the host about one of its runs, and makes the run."""
+
+    def __init__(self, path, sampler, scheduler, steps):
+        kind = "Txt2Img" if path != "img2img" else "Img2Img"
+        self.p = getattr(processing, f"StableDiffusionProcessing{kind}")(
+            sd_model=shared.sd_model, prompt="a", steps=steps, width=8 * SIZE, height=8 * SIZE, sampler_name=sampler
+        )
+        self.p.scheduler = self.p.hr_scheduler = scheduler or None
+        self.p.is_hr_pass = path == "hires"
+        self.p.denoising_strength = 0.5
+        for option in ("s_churn", "s_tmin", "s_tmax", "s_noise"):  # as the host does before it makes pictures
+            setattr(self.p, option, getattr(shared.opts, option))
+        self.p.s_tmax = self.p.s_tmax or float("inf")
+        self.p.all_seeds = self.p.seeds = [1]
+        self.p.iteration = 0
+        self.path, self.steps, self.name = path, steps, sampler
+        self.found: dict[str, Any] = {}
+
+    def make(self):
+        self.sampler = sd_samplers.create_sampler(self.name, shared.sd_model)
+        self.sampler.launch_sampling = self._launched
+        # the host's own takes long, and what is drawn does not matter
+        self.sampler.create_noise_sampler = lambda x, *_: lambda *_: torch.randn_like(x)
+        self._begin()
+        noise = self.p.rng.next()
+        image = torch.zeros(1, 5, 1, 1)
+        if self.path == "txt2img":
+            self.sampler.sample(self.p, noise, None, None, image_conditioning=image)
+        else:
+            self.sampler.sample_img2img(self.p, 0.5 * noise, noise, None, None, image_conditioning=image)
+        return self.found
+
+    def _begin(self):
+        """Have all that draws random numbers begin anew."""
+        self.p.rng = rng.ImageRNG((4, SIZE, SIZE), [1])
+        torch.manual_seed(1)
+        hijacked = vars(sys.modules.get("k_diffusion.sampling") or object).get("torch")
+        if hasattr(hijacked, "rng"):
+            hijacked.rng = self.p.rng
+
+    def _launched(self, _steps, func):
+        ours = sys.modules["deepcache_ext.webui.hosts.dry_runs"]
+        launched = ours.Launched(self.sampler, func)
+        before, start = self._state(), time.perf_counter()
+        run = None
+        try:
+            run = launched.ask(sys.modules["deepcache_ext.webui.hosts"].host.loaded().unet)
+        except ours.UnansweredError as error:
+            self.found["reason"] = str(error)
+        self.found["seconds"] = time.perf_counter() - start
+        self.found["traces"] = [name for name, value in self._state().items() if value != before[name]]
+        if run is not None:
+            kind = run.kind
+            self.found |= {
+                "asked": run.evaluations,
+                "linear": run.weights is not None,
+                "kind": [kind.stages, kind.noisy, kind.extrapolates],
+                "rises": len(run.rises),
+                "others": len(run.others),
+                "anew": run.starts_anew,
+                "guided": run.guided,
+            }
+        try:
+            one, end = self._run(func, 1)
+            self.found["made"] = one.made
+            if run is not None and run.weights is not None:
+                self.found["error"] = self._error(run, one, end, *self._run(func, 2))
+        except Exception as error:  # noqa: BLE001 - some samplers end so on such outputs; the test shows it
+            self.found["made"] = f"{type(error).__name__}: {error}"[:100]
+        return self.sampler.last_latent
+
+    def _error(self, run, one, end, other, other_end):
+        """Return how far from the weights two runs with the same noise are, at most, as a part of what they make."""
+        outputs = torch.stack(other.outputs).double() - torch.stack(one.outputs).double()
+        found = torch.stack([*other.inputs, other_end]).double() - torch.stack([*one.inputs, end]).double()
+        expected = torch.einsum("ik,k...->i...", torch.as_tensor(run.weights), outputs)
+        return float((found - expected).abs().max() / expected.abs().max())
+
+    def _run(self, func, seed):
+        real = self.sampler.model_wrap_cfg
+        self._begin()
+        stand_in = self.sampler.model_wrap_cfg = StandIn(real, seed)
+        try:
+            return stand_in, func()
+        finally:
+            self.sampler.model_wrap_cfg = real
+
+    def _state(self):
+        """Return what a dry run must leave as it was."""
+        state = shared.state
+        return {
+            "torch": torch.get_rng_state().numpy().tobytes(),
+            "numpy": repr(np.random.get_state()),
+            "python": random.getstate(),
+            "the job's generator": [repr(vars(self.p.rng)), *(g.get_state().tolist() for g in _generators(self.p.rng))],
+            "progress": [state.sampling_step, state.sampling_steps, state.job_no, state.job_count],
+            "parameters": dict(self.p.extra_generation_params),
+            "the sampler": {name: _shown(value) for name, value in vars(self.sampler).items()},
+            "its denoiser": {name: _shown(value) for name, value in vars(self.sampler.model_wrap_cfg).items()},
+            "its arguments": {name: _shown(value) for name, value in self.sampler.sampler_extra_args.items()},
+        }
+
+
+def _generators(source):
+    return [g for g in getattr(source, "generators", None) or () if isinstance(g, torch.Generator)]
+
+
+def _shown(value):
+    return value.tolist() if isinstance(value, torch.Tensor) else repr(value)
+
+
+def runs(path: str, sampler: str, schedulers: str = "", steps: str = "20"):
+    """Return what the named sampler answered and did, by scheduler and number of steps."""
+    found = []
+    with torch.no_grad():
+        for scheduler in schedulers.split("|"):
+            for number in map(int, steps.split("|")):
+                made = {"scheduler": scheduler, "steps": number}
+                try:
+                    made |= Runs(path, sampler, scheduler, number).make()
+                except Exception as error:  # noqa: BLE001 - what the host can't launch has no run
+                    made["host"] = f"{type(error).__name__}: {error}"[:200]
+                found.append(made)
+    return found
+
+
+def add_routes(_demo, app):
+    app.add_api_route("/e2e/runs", runs, methods=["POST"])
+
+
+script_callbacks.on_app_started(add_routes)
