@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 from torch import Tensor, nn
 
+from deepcache_ext.features.correction import Correction
 from deepcache_ext.features.denoised import NoiseLevels
 from deepcache_ext.features.forecast import Held, Line, LineAndResponse, Predictor
 from deepcache_ext.features.rows import Batch, Rows
@@ -27,6 +28,7 @@ from deepcache_ext.network.unet import (
     max_depth,
 )
 from deepcache_ext.network.views import CompactView, FullLengthView, RefreshView, Shapes, View
+from deepcache_ext.planning.payback import paybacks
 from deepcache_ext.planning.sampler_kind import SamplerKind
 from deepcache_ext.planning.sampler_run import SamplerRun
 from deepcache_ext.planning.schedule import Action, Schedule, cost_on_sd
@@ -100,6 +102,7 @@ class SamplingPass:
         self._levels = levels
         self._predictor = predictor or self._usual_predictor()
         self._store = self._new_store()
+        self._correction = self._new_correction(run)
         self._shapes: dict[Signature, Shapes] = {}
         self._repeated: dict[tuple[Hashable, ...], Repeated] = {}
         self._model = model
@@ -121,6 +124,14 @@ class SamplingPass:
     def _new_store(self) -> RowStore:
         forecasts = self.settings.forecast == "on"
         return RowStore(self._predictor, levels=self._levels if self._sampler.noisy and forecasts else None)
+
+    def _new_correction(self, run: SamplerRun | None) -> Correction | None:
+        import os
+        h = os.environ.get("HORIZON", "1")
+        if h == "0" or run is None or self._levels is None or self.depth:
+            return None
+        found = paybacks(run, None if h == "all" else int(h))
+        return Correction(found, self._levels, denoised=run.takes_denoised) if found else None
 
     def _usual_predictor(self) -> Predictor:
         if self.settings.forecast == "off":
@@ -331,6 +342,8 @@ class SamplingPass:
             self._most_rows = self._rows.handed
             self._has_grown = self._action is Action.REUSE and first > 0
         view = None if self._action is Action.FULL else self._view_of(call)
+        if view is None and self._correction is not None:
+            view = RefreshView(self.unet, self.depth, Repeated(()))
         if self._shortened and not (view is not None and view.reuses):
             raise RuntimeError(SHORTENED)
         self._shortened = False
@@ -407,11 +420,26 @@ class SamplingPass:
             return output
         if not view.reuses:
             self.statistics.kept += self._store.keep(self._call, view.kept, output)
-        elif view.complete:
-            return self._store.drawn(self._call, output)
-        else:
+            return self._put_right(self._call, output)
+        if not view.complete:
             self.forget()
-        return output
+            return output
+        output = self._store.drawn(self._call, output)
+        if self._correction is None:
+            return output
+        call = self._call
+        return self._correction.of_reuse(self._index, tuple(call.keys), call.x, call.times, output)
+
+    def _put_right(self, call: Call, output: Tensor) -> Tensor:
+        """Return the output of a full call with what makes up for the reuses before it."""
+        if self._correction is None:
+            return output
+
+        def better(x: Tensor, times: Tensor) -> Tensor:
+            feature = self._store.between(call, x, times)
+            return self.unet.out(feature.to(call.x.dtype))
+
+        return self._correction.of_refresh(self._index, tuple(call.keys), call.times, output, better)
 
     def _fail(self, error: Exception) -> None:
         if not self.statistics.error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from deepcache_ext.planning import dry_run
 from deepcache_ext.planning.sampler_kind import SamplerKind
+from deepcache_ext.planning.sampler_run import SamplerRun
 from demo.k_diffusion_parts import sampling
 from demo.tiny_model import Evaluate, Prompt, TinyModel
 
@@ -35,6 +38,13 @@ class Sampler:
             return model.sigmas(steps)
         sigmas: Tensor = sampling.get_sigmas_karras(steps, *model.sigma_range())
         return sigmas
+
+    def ask(self, model: TinyModel, steps: int) -> SamplerRun:
+        """Return what the sampler answers about a run of `steps` steps."""
+        parameters = inspect.signature(self.function).parameters
+        noise = {"noise_sampler": lambda *_: torch.randn(dry_run.SHAPE).double()} if "noise_sampler" in parameters else {}
+        sigmas = self.sigmas(model, steps)
+        return dry_run.ask(lambda denoise, x: self.function(denoise, x, sigmas, disable=True, **noise))
 
     @torch.no_grad()
     def sample(

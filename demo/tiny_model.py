@@ -55,19 +55,26 @@ def alphas_cumprod(schedule: dict[str, Any]) -> Tensor:
 
 
 class TinyModel(nn.Module):
-    """A named network: its U-Net, text embedding, noise schedule, and decoder if it works on latents."""
+    """A named network: its U-Net, text embedding, noise schedule, and decoder if it works on latents.
 
-    def __init__(self, name: str = "avatars") -> None:
+    With `config` the network is the one that this JSON file describes; its weights are in the safetensors files beside
+    it whose names begin as its own does.
+    """
+
+    def __init__(self, name: str = "avatars", config: Path | None = None) -> None:
         super().__init__()
         self.name = name
-        self.config: dict[str, Any] = json.loads(files(name).with_suffix(".json").read_text(encoding="utf-8"))
-        stored = weights.load(files(name).with_suffix(".safetensors"))
+        config = config or files(name).with_suffix(".json")
+        self.config: dict[str, Any] = json.loads(config.read_text(encoding="utf-8"))
+        stored: dict[str, Tensor] = {}
+        for file in sorted(config.parent.glob(f"{config.stem}*.safetensors")):
+            stored |= weights.load(file)
         self._embedding = stored.pop("cond_embed.weight")
         self.unet = unet_class(self.config.get("package", "ldm"))(**self.config["unet"])
         self.unet.load_state_dict({key.removeprefix(_UNET_PREFIX): value for key, value in stored.items()})
         self._decoder: Decoder | None = None
         if "autoencoder" in self.config:
-            self._decoder = _decoder(files(name).with_name(self.config["autoencoder"]))
+            self._decoder = _decoder(config.with_name(self.config["autoencoder"]))
         self.requires_grad_(False).eval()
         self.alphas_cumprod = alphas_cumprod(self.config["schedule"])
         self.prediction: Prediction = self.config["prediction"]

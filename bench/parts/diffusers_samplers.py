@@ -11,6 +11,8 @@ from diffusers import DDIMScheduler, PNDMScheduler, UniPCMultistepScheduler
 from torch import Tensor
 
 from deepcache_ext import SamplerKind
+from deepcache_ext.planning import dry_run
+from deepcache_ext.planning.sampler_run import SamplerRun
 from demo.samplers import Wrap
 from demo.tiny_model import Prompt, TinyModel
 
@@ -29,6 +31,10 @@ class DiffusersSampler:
         """Return how many denoiser calls `steps` steps make."""
         return steps + self.extra_evaluations
 
+    def ask(self, model: TinyModel, steps: int) -> SamplerRun:
+        """Return what the sampler answers about a run of `steps` steps."""
+        return dry_run.ask(lambda predict, x: self._walk(model, steps, predict, x))
+
     @torch.no_grad()
     def sample(
         self,
@@ -41,17 +47,21 @@ class DiffusersSampler:
         wrap: Wrap = lambda denoiser: denoiser,
     ) -> Tensor:
         """Return one picture per prompt, RGB from 0 to 1, of shape (prompts, 3, height, width)."""
+        torch.manual_seed(seed)
+        predict = wrap(model.noise_predictor(prompts, guidance))
+        return model.decode(self._walk(model, steps, predict, model.noise(len(prompts), seed)))
+
+    def _walk(self, model: TinyModel, steps: int, predict: Callable[[Tensor, Tensor], Tensor], noise: Tensor) -> Tensor:
+        """Return what the steps make of `noise` with outputs of `predict`, which takes x and timesteps."""
         betas = 1 - model.alphas_cumprod / torch.cat([torch.ones(1), model.alphas_cumprod[:-1]])
         scheduler = self.scheduler(trained_betas=betas.numpy(), num_train_timesteps=len(betas), steps_offset=1)
         scheduler.set_timesteps(steps)
-        torch.manual_seed(seed)
-        predict = wrap(model.noise_predictor(prompts, guidance))
-        x = model.noise(len(prompts), seed) * scheduler.init_noise_sigma
+        x = noise * scheduler.init_noise_sigma
         for timestep in scheduler.timesteps:
             eps = predict(scheduler.scale_model_input(x, timestep), timestep.expand(len(x)))
-            noise = {"eta": self.eta} if self.eta else {}
-            x = scheduler.step(eps, timestep, x, **noise).prev_sample
-        return model.decode(x)
+            added = {"eta": self.eta} if self.eta else {}
+            x = scheduler.step(eps, timestep, x, **added).prev_sample
+        return x
 
 
 def ddim(**options: Any) -> Any:

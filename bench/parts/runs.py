@@ -73,6 +73,7 @@ class Task:
                 settings,
                 total,
                 sampler=kind,
+                run=sampler.ask(self.model, steps),
                 reuse=reuse,
                 levels=self.model.levels,
                 predictor=predictor,

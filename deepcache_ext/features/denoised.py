@@ -51,6 +51,16 @@ class NoiseLevels:
         """Return sigma at `times`, of shape (rows,) and on their device; log sigma is a line between two timesteps."""
         return self._at(times)[0]
 
+    def of_output(self, times: Tensor, *, denoised: bool) -> Tensor:
+        """Return how much an output at `times` counts in what the sampler gets, of shape (rows,).
+
+        That is the denoised picture, at the scale of x0, or the predicted noise.
+        """
+        sigma, root, _ = self._at(times)
+        if denoised:
+            return -sigma if self.prediction == "eps" else -sigma / root
+        return torch.ones_like(sigma) if self.prediction == "eps" else 1 / root
+
     def _at(self, times: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return sigma and 1 / alpha at `times`, and 1 where an output there says something about x0, else 0."""
         times = times.float().clamp(0, len(self.alphas_cumprod) - 1)

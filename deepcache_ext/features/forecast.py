@@ -67,6 +67,9 @@ class Predictor(Protocol):
     def expected(self, kept: Kept, x: Tensor, times: Tensor) -> Tensor:
         """Return the feature to expect at `x` and `times`: a new tensor, or the kept feature itself."""
 
+    def between(self, kept: Kept, x: Tensor, times: Tensor) -> Tensor | None:
+        """Return the feature at `x` and `times` between the last two refreshes; None if nothing better is known."""
+
 
 class Held:
     """The feature of the last refresh, as DeepCache has it (arXiv 2312.00858)."""
@@ -82,6 +85,9 @@ class Held:
 
     def expected(self, kept: Kept, _x: Tensor, _times: Tensor) -> Tensor:
         return kept["feature"]
+
+    def between(self, _kept: Kept, _x: Tensor, _times: Tensor) -> None:
+        return None
 
 
 class Line:
@@ -119,6 +125,11 @@ class Line:
         if "change" not in kept:
             return kept["feature"]
         return self._along(kept, x, reach(times, kept["time"], kept["run"]).mul_(kept["trust"]))
+
+    def between(self, kept: Kept, x: Tensor, times: Tensor) -> Tensor | None:
+        if "change" not in kept:
+            return None
+        return self._along(kept, x, ((times - kept["time"]) / kept["run"]).clamp_(-1, 0))
 
     def _along(self, kept: Kept, _x: Tensor, way: Tensor) -> Tensor:
         """Return the feature to expect `way` along each row's line, of shape (rows,)."""

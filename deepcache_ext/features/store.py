@@ -184,6 +184,11 @@ class RowStore:
             return None
         return {walk: self._expected(call, places, walk) for walk in walks}
 
+    def between(self, call: Call, x: Tensor, times: Tensor) -> Tensor:
+        """Return the feature of the rows of a refresh at `times` between it and the one before it."""
+        places = [self._places[key] for key in call.keys]
+        return self._predictor.between(_joined(places, 0), x, times)
+
     def drawn(self, call: Call, output: Any) -> Any:
         """Return the `output` of a reuse, drawn towards the last refresh's denoised picture where that is kept."""
         places = [self._places[key] for key in call.keys]

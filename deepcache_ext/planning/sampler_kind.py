@@ -24,6 +24,8 @@ class SamplerKind:
     """Whether a step goes on along the last outputs, so that errors in them grow: DPM++ 2M, its SDE kin, LMS."""
     jumps: bool = False
     """Whether the noise may rise again in mid-run, as it does with Restart."""
+    pays_back: bool = False
+    """Whether a later output can make up for what earlier ones were off: known of runs that were asked."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stages", accepted("stages", _STAGES, self.stages))

@@ -66,8 +66,19 @@ class SamplerRun:
     @property
     def kind(self) -> SamplerKind:
         """What of the run decides how it is planned."""
-        stages = 2 if self._is_paired() else 1
-        return SamplerKind(stages, self.noisy, stages == 1 and self._extrapolates(), jumps=self.decides_itself)
+        if self._is_paired():
+            return SamplerKind(2, self.noisy, jumps=self.decides_itself)
+        return SamplerKind(1, self.noisy, self._extrapolates(), self.decides_itself, self._pays_back())
+
+    @property
+    def takes_denoised(self) -> bool:
+        """Whether its denoiser returns denoised pictures, which leave an input that equals them as it is.
+
+        Otherwise it returns the noise.
+        """
+        if self.weights is None or self.of_start is None:
+            return False
+        return bool(np.allclose(self.of_start + self.weights.sum(axis=1), 1, atol=1e-3))
 
     @property
     def starts_anew(self) -> bool:
@@ -75,15 +86,24 @@ class SamplerRun:
         inner = self.of_start[1:-1] if self.of_start is not None else np.ones(1)
         return self.noisy and len(inner) > 0 and not inner.any()
 
-    def _steps(self) -> Array | None:
-        """Return the weight of each output in what leads from the input of its evaluation, or a later one, to the next.
+    def kept(self) -> Array | None:
+        """Return how much of the input of each evaluation is still in the next, of shape (evaluations,); None as above.
 
-        Row i is of x after evaluation i less its part of x before it. Of shape (evaluations, evaluations).
+        The last is of the picture.
         """
-        if self.weights is None or self.of_start is None:
+        if self.of_start is None:
             return None
         before, after = self.of_start[:-1], self.of_start[1:]
-        kept = np.divide(after, before, out=np.zeros_like(after), where=before != 0)
+        return np.divide(after, before, out=np.zeros_like(after), where=before != 0)
+
+    def steps(self) -> Array | None:
+        """Return the weight of each output in the step after each evaluation, of shape (evaluations, evaluations).
+
+        The input after evaluation i is `kept()[i]` of the one before it, and row i of the outputs. None as above.
+        """
+        kept = self.kept()
+        if self.weights is None or kept is None:
+            return None
         steps: Array = self.weights[1:] - kept[:, None] * self.weights[:-1]
         return steps
 
@@ -99,7 +119,7 @@ class SamplerRun:
         A first stage's step looks at its own output alone, the second's at both. Where the weights are not known, the
         noise levels tell: a second stage is at the level of the next first one, or below.
         """
-        steps = self._steps()
+        steps = self.steps()
         if steps is None:
             pairs = zip(self.levels, self.levels[1:], strict=False)
             return sum(now >= last * (1 - _NONE) for last, now in pairs) * 2 >= _MOSTLY * len(self.levels) > 2
@@ -117,7 +137,7 @@ class SamplerRun:
         not, nor where a step is made again with another output (PLMS begins so), or has more than two evaluations of
         which the first does not look back.
         """
-        steps = self._steps()
+        steps = self.steps()
         if steps is None or len(steps) < 2:
             return False
         largest = np.abs(steps).max(axis=1)
@@ -129,3 +149,15 @@ class SamplerRun:
         older = np.pad(np.diagonal(steps, -2)[1:] * np.diagonal(steps, -3), (3, 0)) if len(steps) > 3 else 0 * largest
         alternates &= older <= (_NONE * largest) ** 2
         return bool((alternates & looks_back).sum() >= _MOSTLY * looks_back.sum() > 0)
+
+    def _pays_back(self) -> bool:
+        """Tell whether later outputs can make up for what earlier ones were off.
+
+        Not where an output beside the guided one counts, where a step looks back at more than its own output, as with
+        LMS, whose paybacks swing, and where nothing of an input is left in the next (consistency models).
+        """
+        kept, steps = self.kept(), self.steps()
+        if kept is None or steps is None or not self.guided or not kept.any():
+            return False
+        own, earlier = np.abs(np.diagonal(steps)), np.abs(np.tril(steps, -1)).sum(axis=1)
+        return bool((own > 0).all() and (earlier <= own).all())

@@ -175,6 +175,13 @@ class Settings:
         "Estimate how the kept features go on changing: closer, and as fast. Off reuses them as they are, as the "
         "paper does.",
     )
+    correction: str = setting(
+        "on",
+        Choice(("on", "off")),
+        "Correction",
+        "Make up at each full evaluation for what the reuses before it were off: closer, and as fast. It needs the "
+        "forecast, depth 0, and a sampler that tells what it does with each output.",
+    )
 
     @property
     def reuses(self) -> bool:

@@ -1,0 +1,57 @@
+"""How much of what earlier outputs were off is made up for in each later one.
+
+A sampler that is linear in the denoiser's outputs D goes x_{i+1} = a_i x_i + sum over j of b_ij D_j, with few j. Where an
+output was off by e_j = (what it should have been) - (what was returned), the deviation of x goes the same way:
+d_{i+1} = a_i d_i + sum over j of b_ij e_j. So x_{i+1} is right if evaluation i returns what it finds and beside that
+(a_i d_i + sum over j < i of b_ij e_j) / b_ii, which is in e_i as its opposite.
+
+No source is known; the correctors of UniPC (arXiv 2302.04867) do the like for errors of the solver.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from deepcache_ext.planning.sampler_run import Array, SamplerRun
+
+_NONE = 1e-3
+"""What counts as no weight, as a part of an output's own: sigmas in single precision leave some."""
+
+
+@dataclass(frozen=True)
+class Payback:
+    """How the deviation goes on after one evaluation, and so what that returns beside what it finds."""
+
+    kept: float
+    """a_i, the part of the deviation of its input that is still there after it."""
+    own: float
+    """b_ii, the weight of its own output in the next input."""
+    earlier: tuple[float, ...]
+    """b_ij, the weights of earlier outputs in that, of the last one first."""
+
+    @property
+    def of_deviation(self) -> float:
+        """The weight of the deviation in what is paid back."""
+        return self.kept / self.own
+
+    @property
+    def of_errors(self) -> tuple[float, ...]:
+        """The weights of earlier errors in that, of the last one first."""
+        return tuple(weight / self.own for weight in self.earlier)
+
+
+def paybacks(run: SamplerRun) -> tuple[Payback, ...]:
+    """Return what each evaluation of a run pays back; () for a run whose kind does not (`SamplerKind.pays_back`)."""
+    kept, steps = run.kept(), run.steps()
+    if kept is None or steps is None or not run.kind.pays_back:
+        return ()
+    rows, columns = np.nonzero(np.abs(np.tril(steps, -1)) > _NONE * np.abs(np.diagonal(steps))[:, None])
+    memory = int((rows - columns).max(initial=0))
+    return tuple(_payback(number, kept, steps, memory) for number in range(len(kept)))
+
+
+def _payback(number: int, kept: Array, steps: Array, memory: int) -> Payback:
+    earlier = tuple(float(steps[number, other]) for other in range(number - 1, max(-1, number - 1 - memory), -1))
+    return Payback(float(kept[number]), float(steps[number, number]), earlier)
