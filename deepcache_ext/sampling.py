@@ -15,7 +15,7 @@ from deepcache_ext.features.correction import Correction
 from deepcache_ext.features.denoised import NoiseLevels
 from deepcache_ext.features.forecast import Held, Line, LineAndResponse, Predictor
 from deepcache_ext.features.rows import Batch, Rows
-from deepcache_ext.features.store import Call, RowStore, Signature
+from deepcache_ext.features.store import Call, RowStore, Signature, can_draw
 from deepcache_ext.network.control import ControlsAhead, short_controls
 from deepcache_ext.network.hook import CallHook, reset_hooks
 from deepcache_ext.network.remembering import Repeated, remembering
@@ -24,10 +24,11 @@ from deepcache_ext.network.unet import (
     deep_blocks,
     find_unet,
     has_foreign_forward,
+    head,
     is_compiled,
     max_depth,
 )
-from deepcache_ext.network.views import CompactView, FullLengthView, RefreshView, Shapes, View
+from deepcache_ext.network.views import CompactView, FullLengthView, RefreshView, Shapes, UntouchedView, View
 from deepcache_ext.planning.payback import paybacks
 from deepcache_ext.planning.sampler_kind import SamplerKind
 from deepcache_ext.planning.sampler_run import SamplerRun
@@ -88,7 +89,8 @@ class SamplingPass:
         if view not in get_args(ViewName):
             raise ValueError(f"view must be one of {', '.join(get_args(ViewName))}; got {shown(view)}")
         self.settings = settings
-        self.depth = settings.depth_for(noisy=sampler.noisy)
+        pays_back = sampler.pays_back and levels is not None and run is not None
+        self.depth = settings.depth_for(noisy=sampler.noisy, pays_back=pays_back)
         self._elsewhere = frozenset[int]() if run is None else run.others
         always = self._elsewhere if run is None else run.rises | run.others
         self.schedule = Schedule(
@@ -102,6 +104,7 @@ class SamplingPass:
         self._levels = levels
         self._predictor = predictor or self._usual_predictor()
         self._store = self._new_store()
+        self._run = run
         self._correction = self._new_correction(run)
         self._shapes: dict[Signature, Shapes] = {}
         self._repeated: dict[tuple[Hashable, ...], Repeated] = {}
@@ -126,12 +129,9 @@ class SamplingPass:
         return RowStore(self._predictor, levels=self._levels if self._sampler.noisy and forecasts else None)
 
     def _new_correction(self, run: SamplerRun | None) -> Correction | None:
-        import os
-        h = os.environ.get("HORIZON", "1")
-        if h == "0" or run is None or self._levels is None or self.depth:
+        if run is None or self._levels is None or not self.settings.corrects(pays_back=self._sampler.pays_back):
             return None
-        found = paybacks(run, None if h == "all" else int(h))
-        return Correction(found, self._levels, denoised=run.takes_denoised) if found else None
+        return Correction(paybacks(run), self._levels, denoised=run.takes_denoised)
 
     def _usual_predictor(self) -> Predictor:
         if self.settings.forecast == "off":
@@ -176,7 +176,7 @@ class SamplingPass:
     @property
     def kept_bytes(self) -> int:
         """Memory that the kept features hold, in bytes."""
-        return self._store.nbytes
+        return self._store.nbytes + (0 if self._correction is None else self._correction.nbytes)
 
     def install(self) -> SamplingPass:
         """Hook the U-Net, in the place of any other pass that still does, start the clock, and return the pass.
@@ -201,6 +201,7 @@ class SamplingPass:
         self._hook = self._hook_on(model)
         self._levels = levels
         self._store = self._new_store()
+        self._correction = self._new_correction(self._run)
         if not self.statistics.error:
             self._check_not_compiled()
             self._hook.install()
@@ -214,7 +215,15 @@ class SamplingPass:
         self._hook.remove()
 
     def forget(self) -> None:
-        """Drop the kept features, for instance because the U-Net has new weights; the next evaluation is full."""
+        """Drop the kept features, for instance because the U-Net has new weights; the next evaluation is full.
+
+        What reuses before it were off stays as it is.
+        """
+        self._drop_features()
+        if self._correction is not None:
+            self._correction.clear()
+
+    def _drop_features(self) -> None:
         self._store.clear()
         self._shapes.clear()
         self._repeated.clear()
@@ -292,8 +301,10 @@ class SamplingPass:
         self._renews = new and self._predictor.remembers
         if self._index in self._elsewhere:
             pass  # at another size: what is kept stays for the next evaluation of the usual one
-        elif self._action is Action.FULL or layout != self._layout:
+        elif layout != self._layout:
             self.forget()
+        elif self._action is Action.FULL:
+            self._drop_features()
         elif self._action is Action.REFRESH:
             self._store.start_refresh()
             self._shapes.clear()
@@ -324,7 +335,10 @@ class SamplingPass:
             action = Action.REFRESH
         self._has_grown = False
         self._postponed = partial and action is Action.REFRESH and len(self._store) > 0
-        return Action.REUSE if self._postponed else action
+        if self._postponed:
+            return Action.REUSE
+        ends_reuses = action is Action.FULL and self._action is Action.REUSE and self._correction is not None
+        return Action.REFRESH if ends_reuses else action  # whose feature tells what the reuses before it were off
 
     def _choose(self, x: Tensor, timesteps: Tensor | None) -> View | None:
         if self._index < 0:
@@ -342,8 +356,8 @@ class SamplingPass:
             self._most_rows = self._rows.handed
             self._has_grown = self._action is Action.REUSE and first > 0
         view = None if self._action is Action.FULL else self._view_of(call)
-        if view is None and self._correction is not None:
-            view = RefreshView(self.unet, self.depth, Repeated(()))
+        if view is None and self._correction is not None and self._correction.owes(self._index, tuple(call.keys)):
+            view = UntouchedView(Repeated(()))
         if self._shortened and not (view is not None and view.reuses):
             raise RuntimeError(SHORTENED)
         self._shortened = False
@@ -416,30 +430,34 @@ class SamplingPass:
             s.full += 1
 
     def _done(self, view: View, output: Any) -> Any:
-        if self._call is None:
+        call = self._call
+        if call is None:
             return output
-        if not view.reuses:
-            self.statistics.kept += self._store.keep(self._call, view.kept, output)
-            return self._put_right(self._call, output)
-        if not view.complete:
+        if view.reuses and not view.complete:
             self.forget()
             return output
-        output = self._store.drawn(self._call, output)
-        if self._correction is None:
+        if view.reuses:
+            return self._settled(call, self._store.drawn(call, output), reused=True)
+        self.statistics.kept += self._store.keep(call, view.kept, output)
+        return self._settled(call, output, reused=False)
+
+    def _settled(self, call: Call, output: Any, *, reused: bool) -> Any:
+        """Return the output of a call with what makes up for the reuses before it; see `features.correction`."""
+        correction = self._correction
+        if correction is None or not can_draw(output, call):
             return output
-        call = self._call
-        return self._correction.of_reuse(self._index, tuple(call.keys), call.x, call.times, output)
+        keys = tuple(call.keys)
+        if reused:
+            return correction.of_reuse(self._index, keys, call.x, call.times, output)
+        layer = head(self.unet)
 
-    def _put_right(self, call: Call, output: Tensor) -> Tensor:
-        """Return the output of a full call with what makes up for the reuses before it."""
-        if self._correction is None:
-            return output
+        def better(x: Tensor, times: Tensor) -> Tensor | None:
+            feature = None if layer is None else self._store.between(call, x, times)
+            return None if layer is None or feature is None else layer(feature.to(call.x.dtype))
 
-        def better(x: Tensor, times: Tensor) -> Tensor:
-            feature = self._store.between(call, x, times)
-            return self.unet.out(feature.to(call.x.dtype))
-
-        return self._correction.of_refresh(self._index, tuple(call.keys), call.times, output, better)
+        output = correction.of_full(self._index, keys, call.times, output, better)
+        self.statistics.corrected, self.statistics.uncorrected = correction.corrected, correction.dropped
+        return output
 
     def _fail(self, error: Exception) -> None:
         if not self.statistics.error:

@@ -28,6 +28,10 @@ class Statistics:
     """U-Net calls of which features were kept."""
     switched: int = 0
     """Evaluations meant to reuse that ran in full, because some of their rows were new, or had been just before."""
+    corrected: int = 0
+    """U-Net calls that reused and of which a later one made up for what they were off."""
+    uncorrected: int = 0
+    """U-Net calls that reused and of which none will, though later ones do so for others."""
     others: bool = False
     """Whether calls came that were not the host's own cut of its batch, after which all was computed in full."""
     error: str = ""

@@ -42,7 +42,9 @@ class Sampler:
     def ask(self, model: TinyModel, steps: int) -> SamplerRun:
         """Return what the sampler answers about a run of `steps` steps."""
         parameters = inspect.signature(self.function).parameters
-        noise = {"noise_sampler": lambda *_: torch.randn(dry_run.SHAPE).double()} if "noise_sampler" in parameters else {}
+        noise = (
+            {"noise_sampler": lambda *_: torch.randn(dry_run.SHAPE).double()} if "noise_sampler" in parameters else {}
+        )
         sigmas = self.sigmas(model, steps)
         return dry_run.ask(lambda denoise, x: self.function(denoise, x, sigmas, disable=True, **noise))
 

@@ -56,7 +56,7 @@ class DiffusersSampler:
         betas = 1 - model.alphas_cumprod / torch.cat([torch.ones(1), model.alphas_cumprod[:-1]])
         scheduler = self.scheduler(trained_betas=betas.numpy(), num_train_timesteps=len(betas), steps_offset=1)
         scheduler.set_timesteps(steps)
-        x = noise * scheduler.init_noise_sigma
+        x: Tensor = noise * scheduler.init_noise_sigma
         for timestep in scheduler.timesteps:
             eps = predict(scheduler.scale_model_input(x, timestep), timestep.expand(len(x)))
             added = {"eta": self.eta} if self.eta else {}

@@ -45,6 +45,9 @@ class Weighted(ABC):
         features = torch.stack([feature for _, feature in refreshes], dim=1)
         return torch.einsum("rn,rn...->r...", weights.to(features.dtype), features)
 
+    def between(self, _kept: Kept, _x: Tensor, _times: Tensor) -> None:
+        return None
+
     @abstractmethod
     def weights(self, times: Sequence[float], time: float) -> Tensor:
         """Return by what to multiply the features of `times`, oldest first: float64, of shape (times,)."""

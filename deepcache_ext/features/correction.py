@@ -16,15 +16,15 @@ from torch import Tensor
 from deepcache_ext.features.denoised import NoiseLevels
 from deepcache_ext.planning.payback import Payback
 
-Better = Callable[[Tensor | None, Tensor], Tensor]
-"""Takes the input, None if that is not kept, and the timesteps of a reuse; returns what it should have returned."""
+Better = Callable[[Tensor, Tensor], "Tensor | None"]
+"""Takes the input and the timesteps of a reuse; returns what it should have returned, None if that is not known."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Reuse:
     """What a reuse was given and what it returned, all of shape (rows, ...)."""
 
-    x: Tensor | None
+    x: Tensor
     times: Tensor
     output: Tensor
 
@@ -45,12 +45,10 @@ class Correction:
 
     `paybacks` are those of the whole run, `levels` say what outputs mean, and `denoised` whether the sampler gets
     denoised pictures. Rows that an evaluation was not made for, or that come together with others than before, owe
-    nothing any more: what they did is left as it is. `keeps_inputs` has the inputs of reuses kept.
+    nothing any more: what they did is left as it is.
     """
 
-    def __init__(
-        self, paybacks: Sequence[Payback], levels: NoiseLevels, *, denoised: bool, keeps_inputs: bool = False
-    ) -> None:
+    def __init__(self, paybacks: Sequence[Payback], levels: NoiseLevels, *, denoised: bool) -> None:
         self.corrected = 0
         """Reuses that were put right, by calls."""
         self.dropped = 0
@@ -59,7 +57,6 @@ class Correction:
         self._memory = max(len(payback.earlier) for payback in paybacks)
         self._levels = levels
         self._denoised = denoised
-        self._keeps_inputs = keeps_inputs
         self._calls: dict[tuple[Hashable, ...], list[_Evaluation]] = {}
 
     @property
@@ -82,29 +79,26 @@ class Correction:
 
     def of_reuse(self, index: int, keys: tuple[Hashable, ...], x: Tensor, times: Tensor, output: Tensor) -> Tensor:
         """Return the output to go on with of a reuse in evaluation `index`; all of shape (rows, ...)."""
+        if index >= len(self._paybacks):
+            return output
         past = self._past(index, keys)
         returned, error = self._paid(index, past, None, times, output)
-        reuse = _Reuse(x.clone() if self._keeps_inputs else None, times.clone(), returned)
+        reuse = _Reuse(x.clone(), times.clone(), returned)
         self._note(keys, [*past, _Evaluation(index, error, reuse)])
         return returned
 
-    def of_full(
-        self, index: int, keys: tuple[Hashable, ...], times: Tensor, output: Tensor, better: Better | None
-    ) -> Tensor:
-        """Return the output to go on with of an evaluation in full; the reuses before it are put right by `better`.
-
-        Without it nothing better is known of them.
-        """
+    def of_full(self, index: int, keys: tuple[Hashable, ...], times: Tensor, output: Tensor, better: Better) -> Tensor:
+        """Return the output to go on with of an evaluation in full; the reuses before it are put right by `better`."""
+        if index >= len(self._paybacks):
+            return output
         past, deviation = self._past(index, keys), None
         first = _first_reuse(past)
         for place, one in enumerate(past[first:], first):
-            if one.reuse is None or better is None:
-                self.dropped += one.reuse is not None
-            else:
-                self.corrected += 1
-                one.error = self._missed(one.reuse, better)
-                deviation = self._after(one.index, past[: place + 1], deviation)
-            one.reuse = None
+            missed, one.reuse = self._missed(one.reuse, better), None
+            self.corrected += missed is not None
+            self.dropped += missed is None
+            one.error = one.error if missed is None else missed
+            deviation = self._after(one.index, past[: place + 1], deviation)
         returned, error = self._paid(index, past, deviation, times, output)
         self._note(keys, [*past, _Evaluation(index, error)])
         return returned
@@ -121,9 +115,12 @@ class Correction:
         """Keep of the past what later evaluations may ask for."""
         self._calls[keys] = past[max(0, _first_reuse(past) - self._memory) :]
 
-    def _missed(self, reuse: _Reuse, better: Better) -> Tensor:
-        """Return what a reuse should have returned less what it did, as the sampler gets it."""
-        return (better(reuse.x, reuse.times).float() - reuse.output.float()) * self._of_output(reuse.times)
+    def _missed(self, reuse: _Reuse | None, better: Better) -> Tensor | None:
+        """Return what a reuse should have returned less what it did, as the sampler gets it; None if not known."""
+        should = None if reuse is None else better(reuse.x, reuse.times)
+        if reuse is None or should is None:
+            return None
+        return (should.float() - reuse.output.float()) * self._of_output(reuse.times)
 
     def _after(self, index: int, past: Sequence[_Evaluation], deviation: Tensor | None) -> Tensor | None:
         """Return the deviation of the input after evaluation `index`, the last of `past`, from that of its own."""
@@ -135,8 +132,6 @@ class Correction:
         self, index: int, past: Sequence[_Evaluation], deviation: Tensor | None, times: Tensor, output: Tensor
     ) -> tuple[Tensor, Tensor | None]:
         """Return an output with what it pays back, and the error that it is by that."""
-        if index >= len(self._paybacks):
-            return output, None
         payback = self._paybacks[index]
         owed = None if deviation is None else deviation * payback.of_deviation
         owed = _plus(owed, past, payback.of_errors)

@@ -184,15 +184,20 @@ class RowStore:
             return None
         return {walk: self._expected(call, places, walk) for walk in walks}
 
-    def between(self, call: Call, x: Tensor, times: Tensor) -> Tensor:
-        """Return the feature of the rows of a refresh at `times` between it and the one before it."""
-        places = [self._places[key] for key in call.keys]
+    def between(self, call: Call, x: Tensor, times: Tensor) -> Tensor | None:
+        """Return the feature of a refresh's rows at `x` and `times` before it; None where nothing better is known.
+
+        Rows with other pasts, and a call in which the forward made more walks than one, are left as they are.
+        """
+        places = [place for place in map(self._current().get, call.keys) if place is not None]
+        if len(places) < len(call.keys) or len(_alike(places)) > 1 or [*places[0][0].walks] != [0]:
+            return None
         return self._predictor.between(_joined(places, 0), x, times)
 
     def drawn(self, call: Call, output: Any) -> Any:
         """Return the `output` of a reuse, drawn towards the last refresh's denoised picture where that is kept."""
         places = [self._places[key] for key in call.keys]
-        if self._levels is None or not _can_draw(output, call) or any(OUTPUT not in of.kept for of, _ in places):
+        if self._levels is None or not can_draw(output, call) or any(OUTPUT not in of.kept for of, _ in places):
             return output
         return drawn(output, call.x, call.times, _joined(places, OUTPUT), self._levels, self._predictor.share)
 
@@ -211,7 +216,7 @@ class RowStore:
         return _one([feature[rows] for feature, rows in _runs(found[row] for row in range(len(places)))])
 
     def _memory(self, call: Call, output: object) -> Memory | None:
-        if self._levels is None or not _can_draw(output, call):
+        if self._levels is None or not can_draw(output, call):
             return None
         return remembered(call.x, call.times, output.detach(), self._levels)
 
@@ -231,7 +236,7 @@ class RowStore:
         return removed
 
 
-def _can_draw(output: object, call: Call) -> TypeGuard[Tensor]:
+def can_draw(output: object, call: Call) -> TypeGuard[Tensor]:
     """Tell whether an output is one to draw: its noise level known, its size the input's, no more channels."""
     if not call.timed or not isinstance(output, Tensor):
         return False

@@ -60,6 +60,17 @@ def deep_blocks(unet: nn.Module, depth: int) -> tuple[nn.Module, ...]:
     return modules[depth : len(modules) - depth]
 
 
+def head(unet: nn.Module) -> nn.Module | None:
+    """Return the layers of `unet` after its blocks, if nothing but they would be called; None if they have hooks."""
+    layers = unet._modules.get("out")
+    if not isinstance(layers, nn.Sequential):
+        return None
+    is_plain = not any(
+        module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module) for module in layers.modules()
+    )
+    return layers if is_plain else None
+
+
 def max_depth(unet: nn.Module) -> int:
     """Return the largest depth at which `unet` can be cut: 11 for SD1 and SD2, 8 for SDXL."""
     return len(blocks(unet)[0]) - 1

@@ -91,6 +91,16 @@ class RefreshView(View):
         self._keep(len(self.kept), feature)
 
 
+class UntouchedView(View):
+    """The U-Net as it is, for a call whose output is looked at."""
+
+    def enter(self) -> None:
+        """Leave everything as it is."""
+
+    def exit(self) -> None:
+        """Leave everything as it is."""
+
+
 class _SwappedView(View):
     """A view that exchanges the block lists themselves, and whatever `beside` exchanges along with them."""
 

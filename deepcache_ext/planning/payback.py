@@ -1,7 +1,7 @@
 """How much of what earlier outputs were off is made up for in each later one.
 
-A sampler that is linear in the denoiser's outputs D goes x_{i+1} = a_i x_i + sum over j of b_ij D_j, with few j. Where an
-output was off by e_j = (what it should have been) - (what was returned), the deviation of x goes the same way:
+A sampler that is linear in the denoiser's outputs D goes x_{i+1} = a_i x_i + sum over j of b_ij D_j, with few j. Where
+an output was off by e_j = (what it should have been) - (what was returned), the deviation of x goes the same way:
 d_{i+1} = a_i d_i + sum over j of b_ij e_j. So x_{i+1} is right if evaluation i returns what it finds and beside that
 (a_i d_i + sum over j < i of b_ij e_j) / b_ii, which is in e_i as its opposite.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -22,7 +23,7 @@ _MOSTLY = 0.8
 
 def rises(levels: Sequence[float]) -> frozenset[int]:
     """Return the numbers of the levels before which the noise has gone up again."""
-    pairs = zip(levels, levels[1:], strict=False)
+    pairs = itertools.pairwise(levels)
     return frozenset(number for number, (last, now) in enumerate(pairs, 1) if now > last * RISE)
 
 
@@ -121,11 +122,13 @@ class SamplerRun:
         """
         steps = self.steps()
         if steps is None:
-            pairs = zip(self.levels, self.levels[1:], strict=False)
+            pairs = itertools.pairwise(self.levels)
             return sum(now >= last * (1 - _NONE) for last, now in pairs) * 2 >= _MOSTLY * len(self.levels) > 2
         remember, found, number = self._remember(steps), 0, 1
         while number < len(remember):
-            is_pair = bool(remember[number] and not remember[number - 1] and not remember[number + 1 : number + 2].any())
+            is_pair = bool(
+                remember[number] and not remember[number - 1] and not remember[number + 1 : number + 2].any()
+            )
             found += is_pair
             number += 1 + is_pair
         return found > 1 and 2 * found >= _MOSTLY * (len(remember) - 1)

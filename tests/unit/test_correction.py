@@ -1,0 +1,293 @@
+"""What reuses were off is made up for by what later evaluations return."""
+
+import pytest
+import torch
+
+from bench.parts.diffusers_samplers import DIFFUSERS_SAMPLERS
+from deepcache_ext import SamplingPass, Settings
+from deepcache_ext.features.correction import Correction
+from deepcache_ext.features.denoised import NoiseLevels
+from deepcache_ext.features.forecast import Line
+from deepcache_ext.planning.payback import Payback, paybacks
+from demo.k_diffusion_parts import sampling
+from demo.samplers import SAMPLERS, Sampler
+from demo.tiny_model import TinyModel
+
+STEPS, GUIDANCE = 10, 4.0
+LIST = Settings(schedule="list", steps=(0, 2, 5, 7), depth=0)
+OFF = Settings(schedule="list", steps=(0, 2, 5, 7), depth=0, correction="off")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return TinyModel()
+
+
+class InPlace:
+    """Runs a sampler by its formula on a cached denoiser, and puts its own x and earlier outputs right at each refresh.
+
+    Knows nothing of weights or paybacks: it goes the steps since the first reuse again with better outputs, and takes
+    the difference of where they lead.
+    """
+
+    def __init__(self, model, prompts, step, sigmas):
+        self.model, self.prompts, self.step, self.sigmas = model, prompts, step, sigmas
+        self.features, self.times = {}, {}
+
+    def run(self, x):
+        outputs, inputs, noises = [], [], []
+        with SamplingPass(self.model.unet, OFF, STEPS, levels=self.model.levels, predictor=Line()) as run:
+            denoise = run.wrap(self.model.denoiser(self.prompts, GUIDANCE))
+            hooks = [
+                self.model.unet.register_forward_pre_hook(lambda _m, args: self.times.update({len(outputs): args[1]})),
+                self.model.unet.output_blocks[-1].register_forward_hook(
+                    lambda _m, _a, feature: self.features.update({len(outputs): feature.clone()})
+                ),
+            ]
+            for index in range(STEPS):
+                inputs.append(x)
+                outputs.append(denoise(x, self.sigmas[index].expand(len(x))))
+                last = max((number for number in self.features if number < index), default=index)
+                if index in self.features and last < index - 1:
+                    x = self.put_right(last, index, inputs, outputs, noises)
+                noises.append(torch.randn_like(x))
+                x = self.step(x, index, outputs, self.sigmas, noises[index])
+            for hook in hooks:
+                hook.remove()
+        return self.model.decode(x)
+
+    def put_right(self, last, index, inputs, outputs, noises):
+        for number in range(last + 1, index):
+            outputs[number] = self.better(inputs[number], number, last, index)
+        again = inputs[last + 1]
+        for number in range(last + 1, index):
+            inputs[number] = again
+            again = self.step(again, number, outputs, self.sigmas, noises[number])
+        inputs[index] = again
+        return again
+
+    def better(self, x, number, last, index):
+        before, after = self.features[last], self.features[index]
+        times = [self.times[one].view(-1, 1, 1, 1) for one in (last, number, index)]
+        feature = after + (before - after) * (times[1] - times[2]) / (times[0] - times[2])
+        cond, uncond = (x.repeat(2, 1, 1, 1) - self.sigmas[number] * self.model.unet.out(feature)).chunk(2)
+        return uncond + GUIDANCE * (cond - uncond)
+
+
+def euler(x, index, outputs, sigmas, _noise):
+    now, following = sigmas[index], sigmas[index + 1]
+    return x + (x - outputs[index]) / now * (following - now)
+
+
+def euler_ancestral(x, index, outputs, sigmas, noise):
+    down, up = sampling.get_ancestral_step(sigmas[index], sigmas[index + 1])
+    x = x + (x - outputs[index]) / sigmas[index] * (down - sigmas[index])
+    return x + noise * up if sigmas[index + 1] > 0 else x
+
+
+def dpmpp_2m(x, index, outputs, sigmas, _noise):
+    now, following = sigmas[index], sigmas[index + 1]
+    denoised = outputs[index]
+    if index and following > 0:
+        h, before = (now / following).log(), (sigmas[index - 1] / now).log()
+        denoised = denoised + (denoised - outputs[index - 1]) * h / (2 * before)
+    return following / now * x + (1 - following / now) * denoised
+
+
+def dpmpp_2m_sde(x, index, outputs, sigmas, noise):
+    now, following = sigmas[index], sigmas[index + 1]
+    if following == 0:
+        return outputs[index]
+    h = (now / following).log()
+    x = following / now * (-h).exp() * x + (-2 * h).expm1().neg() * outputs[index]
+    if index:
+        before = (sigmas[index - 1] / now).log()
+        x = x + 0.5 * (-2 * h).expm1().neg() * h / before * (outputs[index] - outputs[index - 1])
+    return x + noise * following * (-2 * h).expm1().neg().sqrt()
+
+
+def looking_back(x, index, outputs, sigmas, _noise):
+    """Euler's step with something of the output before."""
+    now, following = sigmas[index], sigmas[index + 1]
+    slope = (x - outputs[index]) / now
+    if index == 0 or following == 0:
+        return x + slope * (following - now)
+    return x + (following - now) * (outputs[index - 1] - outputs[index]) * 0.2 / now + slope * (following - now)
+
+
+def consistent(_x, index, outputs, sigmas, noise):
+    return outputs[index] + sigmas[index + 1] * noise
+
+
+def by_formula(step):
+    """Return a sampler's function, as k-diffusion has them, that goes by `step`."""
+
+    def sample(model, x, sigmas, *, disable=None):
+        del disable
+        outputs = []
+        for index in range(len(sigmas) - 1):
+            outputs.append(model(x, sigmas[index].expand(len(x))))
+            x = step(x, index, outputs, sigmas, torch.randn_like(x))
+        return x
+
+    return sample
+
+
+@pytest.mark.parametrize(
+    "step", [euler, euler_ancestral, dpmpp_2m, dpmpp_2m_sde, looking_back, consistent], ids=lambda step: step.__name__
+)
+@torch.no_grad()
+def test_the_picture_is_the_one_of_a_sampler_whose_own_state_is_put_right(model, step):
+    sampler, prompts = Sampler(by_formula(step)), model.prompts(2)
+    sigmas = sampler.sigmas(model, STEPS)
+    torch.manual_seed(3)
+    wanted = InPlace(model, prompts, step, sigmas).run(model.noise(2, 3) * sigmas[0])
+    made = {}
+    for settings in (LIST, OFF):
+        run = sampler.ask(model, STEPS)
+        kind = type(run.kind)(pays_back=run.kind.pays_back)  # without noise a reuse is not drawn to anything
+        with SamplingPass(
+            model.unet, settings, STEPS, sampler=kind, run=run, levels=model.levels, predictor=Line()
+        ) as passing:
+            made[settings.correction] = sampler.sample(
+                model, prompts, STEPS, guidance=GUIDANCE, seed=3, wrap=passing.wrap
+            )
+        if settings is LIST and run.kind.pays_back:
+            assert (passing.statistics.corrected, passing.statistics.uncorrected) == (4, 0)
+    assert (made["on"] - wanted).abs().max() <= 2 / 255
+    if step is not consistent:
+        assert (made["off"] - wanted).abs().max() > 10 / 255
+
+
+def test_samplers_that_can_pay_back(model):
+    answered = {
+        name: sampler.ask(model, 20).kind.pays_back for name, sampler in (SAMPLERS | DIFFUSERS_SAMPLERS).items()
+    }
+    assert {name for name, pays in answered.items() if pays} == {
+        "Euler", "Euler a", "DPM++ 2M", "DPM++ 2M SDE", "DPM++ 3M SDE", "DDIM", "UniPC",
+    }  # fmt: skip
+
+
+def test_paybacks_are_those_of_the_formula(model):
+    run = SAMPLERS["DPM++ 2M"].ask(model, 20)
+    of_run, sigmas = paybacks(run), SAMPLERS["DPM++ 2M"].sigmas(model, 20).double()
+    logs = sigmas[:-1].log()
+    for index in range(1, 19):
+        h, before = logs[index] - logs[index + 1], logs[index - 1] - logs[index]
+        kept, ratio = sigmas[index + 1] / sigmas[index], h / (2 * before)
+        one = of_run[index]
+        assert one.kept == pytest.approx(float(kept), rel=1e-6)
+        assert one.own == pytest.approx(float((1 - kept) * (1 + ratio)), rel=1e-6)
+        assert one.earlier == pytest.approx([float((kept - 1) * ratio)], rel=1e-5)
+
+
+LEVELS = NoiseLevels(torch.linspace(0.999, 0.01, 1000))
+ONE = Payback(kept=0.5, own=0.5, earlier=())
+
+
+def test_a_refresh_returns_what_makes_up_for_the_reuses_before_it():
+    correction, keys, times = Correction([ONE] * 4, LEVELS, denoised=False), ("a", "b"), torch.tensor([400.0, 300.0])
+    x = torch.zeros(2, 4, 8, 8)
+    correction.of_full(0, keys, times, x, lambda _x, _t: None)
+    assert correction.of_reuse(1, keys, x, times, x + 1).equal(x + 1)
+    assert correction.owes(2, keys)
+    assert not correction.owes(2, ("b", "a"))
+    made = correction.of_full(2, keys, times, x, lambda _x, _t: x + 3)
+    assert made.allclose(x + 1)  # 2 was missed, half of which is in x, half of which is still there after the next step
+    assert (correction.corrected, correction.dropped) == (1, 0)
+    assert correction.nbytes == 0  # no later step looks back
+
+
+@pytest.mark.parametrize("why", ["other rows", "left out", "cleared", "nothing better"])
+def test_what_can_not_be_put_right_is_left_as_it_is_and_counted(why):
+    correction, keys, times = Correction([ONE] * 4, LEVELS, denoised=True), ("a", "b"), torch.tensor([400.0, 300.0])
+    x = torch.zeros(2, 4, 8, 8)
+    correction.of_reuse(0, keys, x, times, x + 1)
+    if why == "cleared":
+        correction.clear()
+    index, rows = 1 + (why == "left out"), ("a", "c") if why == "other rows" else keys
+    better = None if why == "nothing better" else x + 3
+    assert correction.of_full(index, rows, times, x, lambda _x, _t: better).equal(x)
+    correction.clear()
+    assert (correction.corrected, correction.dropped) == (0, 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_outputs_keep_their_precision(dtype):
+    correction, times = Correction([ONE] * 4, LEVELS, denoised=True), torch.tensor([400.0])
+    x = torch.zeros(1, 4, 8, 8, dtype=dtype)
+    correction.of_reuse(0, ("a",), x, times, x + 1)
+    assert correction.of_full(1, ("a",), times, x, lambda _x, _t: x + 3).dtype == dtype
+
+
+def run_of(model, settings, hooked=None, total=STEPS, **options):
+    sampler = SAMPLERS["DPM++ 2M"]
+    run = sampler.ask(model, STEPS)
+    handle = hooked.register_forward_hook(lambda *_: None) if hooked is not None else None
+    with SamplingPass(model.unet, settings, total, sampler=run.kind, run=run, **options) as passing:
+        pictures = sampler.sample(model, model.prompts(2), STEPS, wrap=passing.wrap)
+    if handle is not None:
+        handle.remove()
+    return pictures, passing
+
+
+@pytest.mark.parametrize(
+    ("settings", "levels"),
+    [
+        ({"correction": "off"}, True),
+        ({"forecast": "off"}, True),
+        ({"depth": 1}, True),
+        ({}, False),
+    ],
+    ids=["switched off", "no forecast", "blocks run on a reuse", "outputs of unknown meaning"],
+)
+def test_where_nothing_is_corrected(model, settings, levels):
+    settings = {"schedule": "list", "steps": (0, 2, 5, 7), "depth": 0} | settings
+    known = {"levels": model.levels} if levels else {}
+    one, passing = run_of(model, Settings(**settings), **known)
+    other, _ = run_of(model, Settings(**settings | {"correction": "off"}), **known)
+    assert torch.equal(one, other)
+    assert passing.statistics.corrected == passing.statistics.uncorrected == 0
+
+
+def test_layers_after_the_blocks_that_somebody_listens_to_are_not_called_again(model):
+    _, passing = run_of(model, LIST, hooked=model.unet.out[1], levels=model.levels)
+    assert (passing.statistics.corrected, passing.statistics.uncorrected) == (0, 4)
+
+
+def test_a_full_evaluation_after_reuses_puts_them_right_though_nothing_is_reused_after_it(model):
+    settings = Settings(schedule="list", steps=(0, 2, 4, 6, 8, 9), depth=0)
+    _, passing = run_of(model, settings, levels=model.levels)
+    assert (passing.statistics.corrected, passing.statistics.uncorrected) == (4, 0)
+    assert passing.statistics.full == 6
+
+
+def test_what_is_kept_is_little_and_released(model):
+    with SamplingPass(
+        model.unet, LIST, STEPS, sampler=(run := SAMPLERS["DPM++ 2M"].ask(model, STEPS)).kind, run=run,
+        levels=model.levels,
+    ) as passing:  # fmt: skip
+        most, latent = [], 3 * 32 * 32 * 4
+
+        def noting(denoiser):
+            def evaluate(*args, **kwargs):
+                found = passing.wrap(denoiser)(*args, **kwargs)
+                most.append(passing._correction.nbytes)
+                return found
+
+            return evaluate
+
+        SAMPLERS["DPM++ 2M"].sample(model, model.prompts(2), STEPS, wrap=noting)
+    rows = 4
+    assert max(most) <= 8 * rows * latent  # three reuses in a row: input, output and error of each, less one
+    assert passing._correction.nbytes == 0
+
+
+def test_batches_are_corrected_as_single_pictures_are(model):
+    pictures = {}
+    for count in (2, 4):
+        sampler = SAMPLERS["Euler"]
+        run = sampler.ask(model, STEPS)
+        with SamplingPass(model.unet, LIST, STEPS, sampler=run.kind, run=run, levels=model.levels) as passing:
+            pictures[count] = sampler.sample(model, model.prompts(count), STEPS, wrap=passing.wrap)
+    assert (pictures[2] - pictures[4][:2]).abs().max() < 1e-3
