@@ -44,7 +44,7 @@ def untouched(contender: Contender, evaluations: int) -> float:
 def cached(contender: Contender, evaluations: int, preset: str, family: Family, kind: SamplerKind) -> Iterator[float]:
     """Yield the seconds of a run with a preset, and those that it would take if nothing were added to its blocks."""
     settings = Settings(**PRESETS[preset][family])
-    depth = settings.depth_for(noisy=kind.noisy)
+    depth = kind.depth(settings)
     cost = reuse_cost(depth, family)
     run = SamplingPass(contender.unet, settings, evaluations, sampler=kind, levels=LEVELS, reuse=cost)
     reuses = sum(action is Action.REUSE for action in run.schedule.actions())

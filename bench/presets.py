@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import itertools
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.parts.report import read_csv, standard_error, table, worst_tenth, write_csv, written_on
@@ -19,7 +19,7 @@ from bench.parts.runs import ALL_SAMPLERS, Task
 from deepcache_ext import Settings
 from deepcache_ext.webui.family import Family
 from deepcache_ext.webui.plan import reuse_cost
-from deepcache_ext.webui.presets import PRESETS
+from deepcache_ext.webui.presets import PRESETS, for_run
 from demo import tiny_model
 from demo.pictures import psnr
 from demo.tiny_model import TinyModel
@@ -66,10 +66,11 @@ def compare(task: Task, steps: int) -> Iterator[Result]:
     """Yield a result for each preset."""
     sampler = ALL_SAMPLERS[task.sampler]
     total, family = sampler.evaluations(steps), family_of(task.model)
+    kind = replace(sampler.kind, pays_back=sampler.ask(task.model, steps).kind.pays_back)
     reference = task.run(steps).pictures
     for name, settings in PRESETS.items():
-        chosen = Settings(**settings[family])
-        reuse = reuse_cost(chosen.depth_for(noisy=sampler.kind.noisy), family)
+        chosen = for_run(Settings(**settings[family]), name, kind)
+        reuse = reuse_cost(kind.depth(chosen), family)
         run = task.run(steps, chosen, reuse=reuse)
         compute = run.compute(reuse)
         fewer = min(range(2, steps + 1), key=lambda count: abs(sampler.evaluations(count) - compute))

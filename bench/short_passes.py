@@ -76,7 +76,7 @@ class Pass:
             settings,
             self.evaluations,
             sampler=kind,
-            reuse=reuse_cost(settings.depth_for(noisy=kind.noisy), family),
+            reuse=reuse_cost(kind.depth(settings), family),
             levels=self.model.levels,
         ) as run:
             made = self._made(start, sigmas, run.wrap(self.model.denoiser(self._prompts, self._guidance)))
@@ -106,7 +106,7 @@ def compare(of: Pass, start: Tensor, sampler: str, steps: int) -> Iterator[Resul
         made, full = of.picture(start, chosen)
         if full == of.evaluations:
             continue
-        reuse = reuse_cost(chosen.depth_for(noisy=of.sampler.kind.noisy), family)
+        reuse = reuse_cost(of.sampler.kind.depth(chosen), family)
         compute = full + (of.evaluations - full) * reuse
         fewer = min(range(1, 50), key=lambda count: abs(of.sampler.evaluations(count) - compute))
         without, _ = of.picture(start, count=fewer)

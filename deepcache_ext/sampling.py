@@ -6,6 +6,7 @@ import itertools
 import logging
 import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Literal, TypeVar, get_args
 
@@ -89,8 +90,9 @@ class SamplingPass:
         if view not in get_args(ViewName):
             raise ValueError(f"view must be one of {', '.join(get_args(ViewName))}; got {shown(view)}")
         self.settings = settings
-        pays_back = sampler.pays_back and levels is not None and run is not None
-        self.depth = settings.depth_for(noisy=sampler.noisy, pays_back=pays_back)
+        if run is None or levels is None:
+            sampler = replace(sampler, pays_back=False)
+        self.depth = sampler.depth(settings)
         self._elsewhere = frozenset[int]() if run is None else run.others
         always = self._elsewhere if run is None else run.rises | run.others
         self.schedule = Schedule(
@@ -129,7 +131,7 @@ class SamplingPass:
         return RowStore(self._predictor, levels=self._levels if self._sampler.noisy and forecasts else None)
 
     def _new_correction(self, run: SamplerRun | None) -> Correction | None:
-        if run is None or self._levels is None or not self.settings.corrects(pays_back=self._sampler.pays_back):
+        if run is None or self._levels is None or not self._sampler.corrects(self.settings):
             return None
         return Correction(paybacks(run), self._levels, denoised=run.takes_denoised)
 

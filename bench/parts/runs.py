@@ -67,13 +67,14 @@ class Task:
             if settings is None:
                 made.append(sampler.sample(self.model, part, steps, **options))  # type: ignore[arg-type]
                 continue
-            kind = sampler.kind if paired else replace(sampler.kind, stages=1)
+            asked = sampler.ask(self.model, steps)
+            kind = replace(sampler.kind, stages=sampler.kind.stages if paired else 1, pays_back=asked.kind.pays_back)
             with SamplingPass(
                 self.model.unet,
                 settings,
                 total,
                 sampler=kind,
-                run=sampler.ask(self.model, steps),
+                run=asked,
                 reuse=reuse,
                 levels=self.model.levels,
                 predictor=predictor,

@@ -126,7 +126,7 @@ def compare(task: Task, steps: int, intervals: Iterable[int], names: Collection[
         for method, settings in own(interval, total).items():
             if method in names:
                 run, spent = _timed(functools.partial(task.run, steps, settings))
-                depth = settings.depth_for(noisy=sampler.kind.noisy)
+                depth = sampler.kind.depth(settings)
                 yield point(method, interval, f"N = {interval}", (depth, depth), run, spent)
         wanted = total * (1 + (interval - 1) * reuse) / interval
         for entry in rivals.entries([name for name in rivals.NAMES if name in names], task, steps, wanted):

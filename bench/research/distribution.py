@@ -99,7 +99,7 @@ def compare(task: Task, steps: int, classifier: Classifier, reference: Tensor) -
         cached = {}
         for method in METHODS:
             settings = own(interval, total)[method]
-            depth = settings.depth_for(noisy=sampler.kind.noisy)
+            depth = sampler.kind.depth(settings)
             run = task.run(steps, settings)
             cached[method] = total / run.compute(share(COST_MODEL, depth, depth)), run.pictures
         fewer = min(range(1, steps), key=lambda count: abs(total / sampler.evaluations(count) - cached["auto"][0]))

@@ -35,7 +35,7 @@ def alternatives(
 
 def explicit(settings: Settings, total: int, sampler: SamplerKind, reuse: Callable[[int], float]) -> Settings:
     """Return settings that name the full evaluations which `settings` lead to, and that make the same plan."""
-    depth = settings.depth_for(noisy=sampler.noisy)
+    depth = sampler.depth(settings)
     plan = Schedule(settings, total, sampler, reuse(depth)).actions()
     steps = tuple(number for number, action in enumerate(plan) if action is not Action.REUSE)
     return Settings(schedule="list", steps=steps, depth=depth, forecast=settings.forecast)
@@ -43,7 +43,7 @@ def explicit(settings: Settings, total: int, sampler: SamplerKind, reuse: Callab
 
 def cost(settings: Settings, total: int, sampler: SamplerKind, reuse: Callable[[int], float]) -> float:
     """Return what a plan costs, in full evaluations."""
-    depth = settings.depth_for(noisy=sampler.noisy)
+    depth = sampler.depth(settings)
     plan = Schedule(settings, total, sampler, reuse(depth)).actions()
     return sum(reuse(depth) if action is Action.REUSE else 1.0 for action in plan)
 
@@ -55,7 +55,7 @@ def nearest(evaluations: Mapping[int, int], spent: float) -> int:
 
 def _ways(settings: Settings, sampler: SamplerKind) -> Iterator[tuple[Rule, int, str]]:
     """Yield how else full evaluations can be spread, at which depth, and whether features are forecast."""
-    own, depth = rule_for(sampler), settings.depth_for(noisy=sampler.noisy)
+    own, depth = rule_for(sampler), sampler.depth(settings)
     yield _HALFWAY, depth, "on"
     yield _TO_THE_END, depth, "on"
     depths = [other for other in (0, 1, 2) if other != depth and (other or not sampler.noisy)]

@@ -12,12 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from deepcache_ext.planning.sampler_run import Array, SamplerRun
-
-_NONE = 1e-3
-"""What counts as no weight, as a part of an output's own: sigmas in single precision leave some."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +42,7 @@ def paybacks(run: SamplerRun) -> tuple[Payback, ...]:
     kept, steps = run.kept(), run.steps()
     if kept is None or steps is None or not run.kind.pays_back:
         return ()
-    rows, columns = np.nonzero(np.abs(np.tril(steps, -1)) > _NONE * np.abs(np.diagonal(steps))[:, None])
-    memory = int((rows - columns).max(initial=0))
-    return tuple(_payback(number, kept, steps, memory) for number in range(len(kept)))
+    return tuple(_payback(number, kept, steps, run.looks_back) for number in range(len(kept)))
 
 
 def _payback(number: int, kept: Array, steps: Array, memory: int) -> Payback:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from deepcache_ext.planning.settings import WholeNumber, accepted
+from deepcache_ext.planning.settings import Settings, WholeNumber, accepted
 
 _STAGES = WholeNumber(1, 2)
 
@@ -29,3 +29,16 @@ class SamplerKind:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stages", accepted("stages", _STAGES, self.stages))
+
+    def corrects(self, settings: Settings) -> bool:
+        """Tell whether reuses by these settings are put right, which is done at depth 0 and on forecast features."""
+        return self.pays_back and settings.correction == "on" and settings.forecast == "on" and settings.depth == 0
+
+    def depth(self, settings: Settings) -> int:
+        """Return the depth that runs of this kind have by these settings.
+
+        It is at least 1 where nothing is forecast, and where noise is added, which blocks alone follow, unless what
+        they miss is made up for.
+        """
+        follows = self.noisy and not self.corrects(settings)
+        return max(1, settings.depth) if follows or settings.forecast == "off" else settings.depth

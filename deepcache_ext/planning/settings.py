@@ -190,18 +190,6 @@ class Settings:
             return self.speed_up > 1
         return self.schedule == "list" or self.interval > 1
 
-    def depth_for(self, *, noisy: bool, pays_back: bool = False) -> int:
-        """Return the depth: at least 1 where nothing is forecast, and where a sampler adds noise.
-
-        Noise is followed by blocks alone, unless what is missed is made up for (`corrects`).
-        """
-        follows = noisy and not self.corrects(pays_back=pays_back)
-        return max(1, self.depth) if follows or self.forecast == "off" else self.depth
-
-    def corrects(self, *, pays_back: bool) -> bool:
-        """Tell whether reuses are put right of a sampler that pays back or does not (`SamplerKind.pays_back`)."""
-        return pays_back and self.correction == "on" and self.forecast == "on" and self.depth == 0
-
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = accepted(field.name, field.metadata["kind"], getattr(self, field.name))

@@ -16,7 +16,7 @@ from deepcache_ext.webui.family import Family
 from deepcache_ext.webui.hosts import host
 from deepcache_ext.webui.options import CONTROLS, SCHEDULES, Control, Flag, Options, given, resolved, written
 from deepcache_ext.webui.passes import Controller
-from deepcache_ext.webui.presets import BALANCED, CUSTOM, NO_CLOSER, PRESETS, left_alone
+from deepcache_ext.webui.presets import BALANCED, CUSTOM, NO_CLOSER, PRESETS, for_run, left_alone
 from deepcache_ext.webui.reports import JobReport
 from deepcache_ext.webui.tuning.tuned import Plan
 from deepcache_ext.webui.tuning.tuned_runs import key_of, plan_for
@@ -185,6 +185,8 @@ def _picture(
     if note and options.values["preset"] != CUSTOM:
         settings = None
     kind = host.samplers.kind(sampler)
+    if settings is not None:
+        settings = for_run(settings, options.values["preset"], kind)
     no_closer = sampler if options.values["preset"] in NO_CLOSER.get(sampler, ()) else ""
     if tuned is not None and settings is not None:
         settings, note = tuned.settings, "tuned for this checkpoint"

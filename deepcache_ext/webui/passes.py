@@ -14,7 +14,7 @@ from deepcache_ext.webui.expected_run import ExpectedRuns
 from deepcache_ext.webui.hosts import host
 from deepcache_ext.webui.options import INFOTEXT_KEYS, Options, given, overridden, resolved
 from deepcache_ext.webui.plot_cells import overrides_of
-from deepcache_ext.webui.presets import CUSTOM, left_alone
+from deepcache_ext.webui.presets import CUSTOM, for_run, left_alone
 from deepcache_ext.webui.reports import NOT_USED, JobReport, PassReport, explain
 from deepcache_ext.webui.running_pass import RunningPass
 from deepcache_ext.webui.tuning.tuned import TunedPlans
@@ -173,6 +173,7 @@ class Controller:
         try:
             if obstacle := host.obstacle():
                 raise ValueError(obstacle)
+            settings = for_run(settings, options.values["preset"], expected.kind)
             return report, RunningPass(sampler, expected, settings, report)
         except ValueError as error:
             report.reason = str(error)

@@ -63,7 +63,7 @@ def picture(
     if settings is None:
         depth, actions = 0, (Action.FULL,) * evaluations
     else:
-        depth = settings.depth_for(noisy=sampler.noisy)
+        depth = sampler.depth(settings)
         schedule = Schedule(settings, evaluations or None, sampler, reuse_cost(depth, family))
         actions = schedule.actions() if evaluations else ()
         note = "; ".join(filter(None, (schedule.shortfall, note)))

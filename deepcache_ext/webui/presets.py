@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+from deepcache_ext.planning.sampler_kind import SamplerKind
+from deepcache_ext.planning.settings import Settings
 from deepcache_ext.sentence import counted
 from deepcache_ext.webui.family import Family
 
@@ -37,6 +40,15 @@ NO_CLOSER: Mapping[str, frozenset[str]] = {
     "UniPC": frozenset({"Fast"}),
 }
 """The presets, by sampler, that are not sure to be closer than as many steps as cost the same; see docs/presets.csv."""
+
+
+def for_run(settings: Settings, preset: str, kind: SamplerKind) -> Settings:
+    """Return a preset's settings for a run of this kind: at depth 0 if that has its reuses put right.
+
+    What they are off by then is less than what the outermost blocks would mend.
+    """
+    at_once = replace(settings, depth=0)
+    return at_once if preset in PRESETS and kind.corrects(at_once) else settings
 
 
 def left_alone(steps: int, denoising: float, evaluations: int | None, *, decides_itself: bool) -> str:

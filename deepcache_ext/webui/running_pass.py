@@ -32,14 +32,16 @@ class RunningPass:
         self._loaded = host.loaded()
         if report.planned is None:
             settings = dataclasses.replace(settings, depth=max(1, settings.depth))
-        self._reuse = reuse_cost(settings.depth_for(noisy=expected.kind.noisy), self._loaded.family)
+        levels = host.noise_levels()
+        kind = dataclasses.replace(expected.kind, pays_back=expected.kind.pays_back and levels is not None)
+        self._reuse = reuse_cost(kind.depth(settings), self._loaded.family)
         self._run = SamplingPass(
             self._loaded.unet,
             settings,
             report.planned,
-            sampler=expected.kind,
+            sampler=kind,
             run=expected.asked,
-            levels=host.noise_levels(),
+            levels=levels,
             reuse=self._reuse,
             view="full-length" if host.counts_blocks else "auto",
             control_models=lambda: host.control_models(self._p),

@@ -21,12 +21,12 @@ def test_alternatives_cost_about_the_same_and_differ(kind, speed_up):
     assert len({usual, *found}) == len(found) + 1 >= 4
     for way in found:
         assert cost(way, total, kind, cost_on_sd) <= max(cost(usual, total, kind, cost_on_sd), total / speed_up + 0.5)
-        assert way.depth_for(noisy=kind.noisy) == way.depth
+        assert kind.depth(way) == way.depth
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_explicit_settings_make_the_same_plan(kind):
-    depth = AUTO.depth_for(noisy=kind.noisy)
+    depth = kind.depth(AUTO)
     usual = explicit(AUTO, 20, kind, cost_on_sd)
     auto, own = (Schedule(settings, 20, kind, cost_on_sd(depth)).actions() for settings in (AUTO, usual))
     assert [action is Action.REUSE for action in auto] == [action is Action.REUSE for action in own]

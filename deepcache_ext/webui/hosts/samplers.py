@@ -20,6 +20,8 @@ _TIMESTEPS = {"DDIM": -1, "DDIM CFG++": -1, "PLMS": 0, "UniPC": 0}
 """Samplers that walk a list of timesteps, and by how much their evaluations differ from its length."""
 _EXTRAPOLATE = {"DPM++ 2M", "DPM++ 2M SDE", "DPM++ 2M SDE Heun", "DPM++ 3M SDE", "LMS", "DEIS", "IPNDM"}
 """Samplers whose steps go on along the last outputs."""
+_PAY_BACK = {"Euler", "Euler a", "DDIM", "DPM++ 2M", "DPM++ 2M SDE", "DPM++ 2M SDE Heun", "DPM++ 3M SDE"}
+"""Samplers of which a later output can make up for what earlier ones were off (`SamplerRun.kind`)."""
 _CHURNED = {"Euler", "Heun", "DPM2"}
 """Samplers to which the setting "sigma churn" adds noise."""
 _STEPS_OF_ITS_OWN = {"Restart"}
@@ -57,7 +59,7 @@ class Samplers:
             return self._kinds[sampler]
         config = sd_samplers.all_samplers_map.get(sampler)
         stages = 1 if config is None else int(config.total_steps(1))
-        return SamplerKind(stages, _adds_noise(sampler), sampler in _EXTRAPOLATE)
+        return SamplerKind(stages, _adds_noise(sampler), sampler in _EXTRAPOLATE, pays_back=sampler in _PAY_BACK)
 
     def decides_itself(self, sampler: str) -> bool:
         """Tell whether the named sampler decides itself how often it evaluates."""
