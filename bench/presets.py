@@ -83,14 +83,16 @@ def compare(task: Task, steps: int) -> Iterator[Result]:
 def gains(results: Iterable[Result]) -> str:
     """Return a table with a row for each sampler, number of steps and preset, and a column for each network."""
     by_case = {(r.sampler, r.steps, r.preset, r.network): r for r in results}
-    networks = [name for name in tiny_model.NAMES if any(name == case[3] for case in by_case)]
+    found_on = dict.fromkeys(case[3] for case in by_case)
+    on = [name for name in tiny_model.NAMES if name in found_on]
+    on += [name for name in found_on if name not in on]
     rows = []
     for sampler, steps, preset in dict.fromkeys(case[:3] for case in by_case):
-        found = [by_case.get((sampler, steps, preset, network)) for network in networks]
+        found = [by_case.get((sampler, steps, preset, network)) for network in on]
         speed_ups = sorted({f"{result.speed_up:.2f}x" for result in found if result})
         cells = [result.gain if result else "" for result in found]
         rows.append([sampler, f"{steps}", preset, ", ".join(speed_ups), *cells])
-    return table(["sampler", "steps", "preset", "speed-up", *networks], rows)
+    return table(["sampler", "steps", "preset", "speed-up", *on], rows)
 
 
 def summary(results: Iterable[Result]) -> str:
@@ -109,6 +111,9 @@ def main() -> None:
     """Measure what is asked for and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", choices=tiny_model.NAMES, default=tiny_model.NAMES)
+    parser.add_argument(
+        "--weights", type=Path, help="a folder of networks, each a NAME.json with NAME*.safetensors, in their place"
+    )
     parser.add_argument("--samplers", nargs="+", choices=ALL_SAMPLERS, default=SAMPLERS)
     parser.add_argument("--steps", nargs="+", type=int, default=[20, 30])
     parser.add_argument("--pictures", type=int, default=64)
@@ -120,8 +125,7 @@ def main() -> None:
     found = read_csv(Result, options.out) if options.out.exists() else []
     print(written_on())
     if not options.show:
-        for network in options.networks:
-            model = TinyModel(network)
+        for model in networks(options.networks, options.weights):
             for steps, name, guidance in itertools.product(options.steps, options.samplers, options.guidance):
                 task = Task(model, name, options.pictures, options.batch, guidance)
                 for result in compare(task, steps):
@@ -133,6 +137,18 @@ def main() -> None:
             print(f"\n{pictures} pictures, guidance {guidance:g}\n")
             print(gains(r for r in found if (r.guidance, r.pictures) == (guidance, pictures)))
     print(f"\nLeast and greatest gain over fewer steps, in dB\n\n{summary(found)}")
+
+
+def networks(names: Iterable[str], folder: Path | None = None) -> Iterator[TinyModel]:
+    """Yield the named networks, or those in a folder; raises SystemExit for a folder that has none."""
+    if folder is None:
+        yield from map(TinyModel, names)
+        return
+    configs = sorted(folder.glob("*.json"))
+    if not configs:
+        raise SystemExit(f"{folder} has no networks: no NAME.json with NAME*.safetensors")
+    for config in configs:
+        yield TinyModel(config.stem, config)
 
 
 def family_of(model: TinyModel) -> Family:

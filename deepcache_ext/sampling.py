@@ -12,7 +12,8 @@ from typing import Any, Literal, TypeVar, get_args
 
 from torch import Tensor, nn
 
-from deepcache_ext.features.correction import Correction
+from deepcache_ext.correction.correction import Correction
+from deepcache_ext.correction.payback import paybacks
 from deepcache_ext.features.denoised import NoiseLevels
 from deepcache_ext.features.forecast import Held, Line, LineAndResponse, Predictor
 from deepcache_ext.features.rows import Batch, Rows
@@ -30,7 +31,6 @@ from deepcache_ext.network.unet import (
     max_depth,
 )
 from deepcache_ext.network.views import CompactView, FullLengthView, RefreshView, Shapes, UntouchedView, View
-from deepcache_ext.planning.payback import paybacks
 from deepcache_ext.planning.sampler_kind import SamplerKind
 from deepcache_ext.planning.sampler_run import SamplerRun
 from deepcache_ext.planning.schedule import Action, Schedule, cost_on_sd
@@ -444,7 +444,7 @@ class SamplingPass:
         return self._settled(call, output, reused=False)
 
     def _settled(self, call: Call, output: Any, *, reused: bool) -> Any:
-        """Return the output of a call with what makes up for the reuses before it; see `features.correction`."""
+        """Return the output of a call with what makes up for the reuses before it; see `correction.correction`."""
         correction = self._correction
         if correction is None or not can_draw(output, call):
             return output

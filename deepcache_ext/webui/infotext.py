@@ -22,7 +22,7 @@ def _reader(control: Control) -> Callable[[Mapping[str, Any]], Any]:
         if _ENABLED not in parameters:
             return None
         try:
-            return written(control.read(parameters.get(control.infotext_key, control.default)))
+            return written(control.read(parameters.get(control.infotext_key, control.unwritten)))
         except ValueError:
             return written(control.default)
 

@@ -41,6 +41,13 @@ class Control:
     kind: Kind
     label: str
     help: str
+    before: Any = None
+    """What pictures have whose infotext does not name it, if that is not the default: those made before there was it."""
+
+    @property
+    def unwritten(self) -> Any:
+        """The value that infotext does not name."""
+        return self.default if self.before is None else self.before
 
     @property
     def infotext_key(self) -> str:
@@ -64,6 +71,7 @@ def _controls() -> Iterator[Control]:
         "Preset",
         "Quality is closest to the full picture, Fast saves the most time. Custom lets you set everything.",
     )
+    correction = of_settings.pop("correction")
     yield from of_settings.values()
     yield Control(
         "hires",
@@ -87,6 +95,7 @@ def _controls() -> Iterator[Control]:
         "Inner passes",
         "Also cache what other extensions make along the way, such as ADetailer's faces.",
     )
+    yield dataclasses.replace(correction, before="off")
 
 
 SCHEDULES = {
@@ -120,7 +129,7 @@ class Options:
     """The value in force of every control; the preset is "Custom" where a value was given that it would have set."""
 
     def infotext(self) -> dict[str, Any]:
-        """Return what differs from the defaults and matters here, by infotext key."""
+        """Return what differs from what infotext need not name and matters here, by infotext key."""
         schedule, own = self.base.schedule, self.values["hires"] == "own"
         relevant = {name: schedule in schedules for name, schedules in SCHEDULES.items()}
         of_hires = {name: relevant.get(f"hires_{name}", relevant.get(name, True)) for name in _OF_HIRES}
@@ -128,7 +137,7 @@ class Options:
         return {
             control.infotext_key: written(self.values[name])
             for name, control in CONTROLS.items()
-            if relevant.get(name, True) and self.values[name] != control.default
+            if relevant.get(name, True) and self.values[name] != control.unwritten
         }
 
 

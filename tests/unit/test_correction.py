@@ -5,10 +5,10 @@ import torch
 
 from bench.parts.diffusers_samplers import DIFFUSERS_SAMPLERS
 from deepcache_ext import SamplingPass, Settings
-from deepcache_ext.features.correction import Correction
+from deepcache_ext.correction.correction import Correction
+from deepcache_ext.correction.payback import Payback, paybacks
 from deepcache_ext.features.denoised import NoiseLevels
 from deepcache_ext.features.forecast import Line
-from deepcache_ext.planning.payback import Payback, paybacks
 from demo.k_diffusion_parts import sampling
 from demo.samplers import SAMPLERS, Sampler
 from demo.tiny_model import TinyModel

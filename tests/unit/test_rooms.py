@@ -11,7 +11,13 @@ MAY_IMPORT = {
     "deepcache_ext.planning": ["deepcache_ext.sentence"],
     "deepcache_ext.features": ["deepcache_ext.sentence"],
     "deepcache_ext.network": ["deepcache_ext.sentence"],
-    "deepcache_ext": ["deepcache_ext.planning", "deepcache_ext.features", "deepcache_ext.network"],
+    "deepcache_ext.correction": ["deepcache_ext.planning", "deepcache_ext.features"],
+    "deepcache_ext": [
+        "deepcache_ext.planning",
+        "deepcache_ext.features",
+        "deepcache_ext.network",
+        "deepcache_ext.correction",
+    ],
     "deepcache_ext.webui.hosts": [
         "deepcache_ext.planning",
         "deepcache_ext.features",

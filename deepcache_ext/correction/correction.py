@@ -2,7 +2,7 @@
 
 A reuse guesses its feature. At the next refresh the feature is known on both sides of it, so that a far better guess
 can be had afterwards: on the line between the two. What the better one would have changed in the run is linear and
-known (`planning.payback`), so the refresh returns its own output and what makes up for it. No source is known.
+known (`correction.payback`), so the refresh returns its own output and what makes up for it. No source is known.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from deepcache_ext.correction.payback import Payback
 from deepcache_ext.features.denoised import NoiseLevels
-from deepcache_ext.planning.payback import Payback
 
 Better = Callable[[Tensor, Tensor], "Tensor | None"]
 """Takes the input and the timesteps of a reuse; returns what it should have returned, None if that is not known."""

@@ -1,0 +1,1 @@
+"""Making up for what reuses were off."""
