@@ -105,7 +105,9 @@ class SamplerRun:
             return sum(now >= last * (1 - _NONE) for last, now in pairs) * 2 >= _MOSTLY * len(self.levels) > 2
         remember, found, number = self._remember(steps), 0, 1
         while number < len(remember):
-            is_pair = bool(remember[number] and not remember[number - 1] and not remember[number + 1 : number + 2].any())
+            is_pair = bool(
+                remember[number] and not remember[number - 1] and not remember[number + 1 : number + 2].any()
+            )
             found += is_pair
             number += 1 + is_pair
         return found > 1 and 2 * found >= _MOSTLY * (len(remember) - 1)
