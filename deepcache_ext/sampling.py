@@ -54,8 +54,8 @@ class SamplingPass:
 
     `model` is the U-Net or a module that contains it, `total` the number of evaluations that the sampler will make,
     None if unknown, and `sampler` what is known about it. `run` is what it answered, evaluation by evaluation, if it
-    was asked (`planning.dry_run`): where the noise has risen again, and at another size, nothing is reused. Two stages
-    move the input off its line and so does noise; the forecast of a feature then follows the input, but with both of
+    was asked (`planning.dry_run`): where the noise has risen again nothing is reused, and evaluations at another size
+    are not in the plan, which goes on after them as if they had not been. Two stages move the input off its line and so does noise; the forecast of a feature then follows the input, but with both of
     them features are held. With noise the output of a reuse is also drawn towards the last refresh's denoised picture,
     if `levels` tell what timesteps and outputs mean.
     `reuse`, the cost of a reuse as a part of a full evaluation, is for the schedule "auto"; without it, about SD1's.
@@ -94,9 +94,13 @@ class SamplingPass:
             sampler = replace(sampler, pays_back=False)
         self.depth = sampler.depth(settings)
         self._elsewhere = frozenset[int]() if run is None else run.others
-        always = self._elsewhere if run is None else run.rises | run.others
+        always = frozenset[int]() if run is None else frozenset(map(self._number_of, run.rises - run.others))
         self.schedule = Schedule(
-            settings, total, sampler, cost_on_sd(self.depth) if reuse is None else reuse, always=always
+            settings,
+            None if total is None else max(1, total - len(self._elsewhere)),
+            sampler,
+            cost_on_sd(self.depth) if reuse is None else reuse,
+            always=always,
         )
         self._view = view
         self._control_models = control_models
@@ -290,20 +294,23 @@ class SamplingPass:
         self._index += 1
         self.statistics.others |= not self._rows.complete
         self._call, self._rows, self._said = None, rows, None
-        was_to = self._plan.action(self._index)
+        if self._index in self._elsewhere:
+            self._action = self._meant = Action.FULL
+            self._controls.watch(())
+            return self._action
+        number = self._number_of(self._index)
+        was_to = self._plan.action(number)
         if keys is not None and not self._seen.issuperset(keys):
-            self._plan = self._plan.anew(self._index)
+            self._plan = self._plan.anew(number)
             self._seen.update(keys)
         self._meant = self._planned(partial=partial, rose=self._sampler.jumps and self._has_risen(noise))
-        in_full = self.statistics.others or not self._hook.installed or self._index in self._elsewhere
+        in_full = self.statistics.others or not self._hook.installed
         self._action = Action.FULL if in_full else self._meant
         known = keys is None or self._store.has(keys)
         new = not known and len(self._store) > 0
         self.statistics.switched += (self._renews or new) and was_to is Action.REUSE
         self._renews = new and self._predictor.remembers
-        if self._index in self._elsewhere:
-            pass  # at another size: what is kept stays for the next evaluation of the usual one
-        elif layout != self._layout:
+        if layout != self._layout:
             self.forget()
         elif self._action is Action.FULL:
             self._drop_features()
@@ -327,12 +334,16 @@ class SamplingPass:
         self._says = True
         self._said = keys
 
+    def _number_of(self, index: int) -> int:
+        """Return which of the evaluations at the usual size an evaluation is, both counted from 0."""
+        return index - sum(other < index for other in self._elsewhere)
+
     def _has_risen(self, noise: Tensor | None) -> bool:
         before, self._noise = self._noise, math.inf if noise is None else float(noise.max())
         return self._noise > before * RISE
 
     def _planned(self, *, partial: bool, rose: bool) -> Action:
-        action = self._plan.action(self._index)
+        action = self._plan.action(self._number_of(self._index))
         if (self._postponed or self._has_grown or self._renews or rose) and action is Action.REUSE:
             action = Action.REFRESH
         self._has_grown = False

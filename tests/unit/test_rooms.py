@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "deepcache_ext.webui.hosts": [
         "deepcache_ext.planning",
         "deepcache_ext.features",
+        "deepcache_ext.network",
         "deepcache_ext.sentence",
         "deepcache_ext.webui.family",
     ],

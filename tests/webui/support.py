@@ -9,6 +9,7 @@ from modules import processing, script_callbacks, sd_models, sd_samplers, sd_sam
 from PIL import Image
 from torch import nn
 
+from demo.k_diffusion_parts import sampling
 from tests.unit.unets import TaggedUNet
 
 SCRIPT = "scripts/deepcache.py"
@@ -54,33 +55,60 @@ def load_checkpoint(name="one", unet=None, **family):
     return model
 
 
-def sample(p, steps=6, name="Euler", rows=2, during=None, s_min_uncond=0):
-    """Run a sampler on the loaded checkpoint as the host does, and return how the U-Net answered each evaluation."""
-    sampler = sd_samplers_common.Sampler(name)
+class Denoiser:
+    """The host's denoiser: calls back, and notes how the U-Net answers an input that is as large as its number."""
+
+    def __init__(self, sampler, steps, rows, during, s_min_uncond):
+        self.sampler, self.step, self.answers, self.init_latent = sampler, 0, [], None
+        self._steps, self._rows, self._during, self._s_min_uncond = steps, rows, during, s_min_uncond
+
+    def __call__(self, x, _sigma, **_extra_args):
+        step, rows = self.step, self._rows
+        if self._during is not None:
+            self._during(step)
+        given = torch.full((rows, 2, 8, 8), float(step))
+        sigma = torch.full((rows,), 1.0)
+        conds = torch.zeros(rows // 2, 77, 8)
+        params = script_callbacks.CFGDenoiserParams(given, None, sigma, step, self._steps, conds, None, self)
+        for callback in script_callbacks.callbacks["cfg_denoiser"]:
+            callback(params)
+        skips = (step % 2 or shared.opts.s_min_uncond_all) and sigma[0] < self._s_min_uncond
+        given = given[: len(conds)] if skips else given
+        unet = sd_models.model_data.sd_model.model.diffusion_model
+        self.answers.append(unet(given, torch.full((len(given),), 500.0)))
+        self.step += 1
+        return torch.zeros_like(x)
+
+
+FUNCTIONS = {"Euler a": sampling.sample_euler_ancestral, "DPM++ 2M": sampling.sample_dpmpp_2m}
+"""The functions of the samplers by name; any other is Euler's."""
+
+
+def sample(p, steps=6, name="Euler", rows=2, during=None, s_min_uncond=0, function=None, **options):
+    """Run a sampler on the loaded checkpoint as the host does, and return how the U-Net answered each evaluation.
+
+    The sampler's function is `function` or the one of its name, and `options` what it is called with beside.
+    """
+    sampler = sd_samplers_common.Sampler(function or FUNCTIONS.get(name, sampling.sample_euler))
     sampler.config = sd_samplers.all_samplers_map[name]
     sampler.p = p
     sampler.sampler_extra_args = {"s_min_uncond": s_min_uncond}
-    sampler.model_wrap_cfg = denoiser = SimpleNamespace(sampler=sampler, step=0)
-    answers = []
+    sampler.model_wrap_cfg = denoiser = Denoiser(sampler, steps, rows, during, s_min_uncond)
+    sampler.last_latent = x = torch.zeros(1, 4, 8, 8)
+    extra_params_kwargs = {"sigmas": torch.linspace(10, 0, steps + 1)} | options
 
     def run():
-        for step in range(steps):
-            if during is not None:
-                during(step)
-            x = torch.full((rows, 2, 8, 8), float(step))
-            sigma = torch.full((rows,), 1.0)
-            conds = torch.zeros(rows // 2, 77, 8)
-            params = script_callbacks.CFGDenoiserParams(x, None, sigma, step, steps, conds, None, denoiser)
-            for callback in script_callbacks.callbacks["cfg_denoiser"]:
-                callback(params)
-            skips = (step % 2 or shared.opts.s_min_uncond_all) and sigma[0] < s_min_uncond
-            x = x[: len(conds)] if skips else x
-            answers.append(sd_models.model_data.sd_model.model.diffusion_model(x, torch.full((len(x),), 500.0)))
-            denoiser.step += 1
-        return answers
+        return sampler.func(
+            sampler.model_wrap_cfg,
+            x,
+            extra_args=sampler.sampler_extra_args,
+            disable=True,
+            callback=None,
+            **extra_params_kwargs,
+        )
 
     sampler.launch_sampling(steps, run)
-    return answers
+    return denoiser.answers
 
 
 def job(controller, p, *arguments, **options):

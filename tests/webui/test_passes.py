@@ -1,18 +1,21 @@
 """The host's jobs and passes, on the stand-in."""
 
 import gc
-from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
 from modules import patches, script_callbacks, sd_models, sd_samplers, sd_samplers_common, sd_unet, shared
 
+from deepcache_ext import Action, Schedule, Settings
 from deepcache_ext.webui import infotext
 from deepcache_ext.webui.hosts import host
+from deepcache_ext.webui.hosts.dry_runs import Launched
 from deepcache_ext.webui.hosts.samplers import Samplers
 from deepcache_ext.webui.options import CONTROLS
 from deepcache_ext.webui.reports import NOT_USED
+from demo.k_diffusion_parts import sampling
+from demo.samplers import SAMPLERS
 from tests.unit.unets import TaggedUNet, state_of
 from tests.webui.support import (
     ON,
@@ -325,9 +328,7 @@ def test_a_refresh_waits_for_the_unconds_that_every_other_evaluation_leaves_out(
     assert controller.last_report.passes[0].statistics.missed == 0
 
 
-@pytest.mark.parametrize(
-    ("module", "method"), [(host.samplers, "evaluations"), (host.samplers, "kind"), (host, "loaded")]
-)
+@pytest.mark.parametrize(("module", "method"), [(host.samplers, "remember"), (host.samplers, "kind"), (host, "loaded")])
 def test_an_error_of_our_own_leaves_the_picture_alone(controller, monkeypatch, caplog, module, method):
     def fail(*_, **__):
         raise RuntimeError("ours")
@@ -375,32 +376,110 @@ def test_presets_leave_passes_of_few_evaluations_alone(controller, steps, denois
 
 
 @pytest.fixture
-def _silent(monkeypatch):
-    """Have the host tell nothing of its samplers."""
-    monkeypatch.setattr(host, "samplers", Samplers(frozenset()))
+def asked(monkeypatch):
+    """Return the list of dry runs, to which each one is added."""
+    made, ask = [], Launched.ask
+
+    def noted(launched, unet):
+        made.append(launched)
+        return ask(launched, unet)
+
+    monkeypatch.setattr(Launched, "ask", noted)
+    return made
 
 
-@pytest.mark.usefixtures("_silent")
-def test_a_sampler_that_does_not_tell_its_evaluations_is_planned_from_its_second_run_on(controller):
-    found = []
-    for name in ("first", "second"):
-        job(controller, Processing(), {"enabled": True, "schedule": "auto", "speed_up": 2.0, "depth": 1}, name="Euler")
-        ((done,),) = [controller.last_report.passes]
-        found.append((name, done.planned, done.plan != ""))
-    assert found == [("first", None, False), ("second", 6, True)]
+@pytest.mark.parametrize(
+    "arguments",
+    [False, ON | {"interval": 1}, ON | {"schedule": "auto", "speed_up": 1.0}, ON | {"enabled": False}],
+)
+def test_nothing_is_asked_where_nothing_is_reused(controller, asked, arguments):
+    job(controller, Processing(), arguments)
+    assert asked == []
 
 
-@pytest.mark.usefixtures("_silent")
-def test_a_run_that_was_cut_short_is_not_counted(controller, monkeypatch):
-    monkeypatch.setattr(shared.state, "interrupted", True)
+def test_a_job_asks_once_for_all_of_its_pictures(controller, asked):
+    p = Processing()
+    shared.state.begin()
+    controller.begin_job(p, [ON])
+    for _ in range(3):
+        sample(p)
+    sample(p, steps=7)
+    controller.end_job(p)
+    assert len(asked) == 2
+    assert [done.planned for done in controller.last_report.passes] == [6, 6, 6, 7]
     job(controller, Processing(), ON)
-    assert host.samplers.evaluations("Euler", 6, img2img=False) is None
-    monkeypatch.setattr(shared.state, "interrupted", False)
-    with pytest.raises(RuntimeError):
-        job(controller, Processing(), ON, during=partial(_raise_at, 4))
-    assert host.samplers.evaluations("Euler", 6, img2img=False) is None
+    assert len(asked) == 3
 
 
-def _raise_at(last, step):
-    if step == last:
-        raise RuntimeError
+def test_a_sampler_of_which_the_host_tells_nothing_has_a_plan_in_its_first_run(controller, monkeypatch):
+    monkeypatch.setattr(host, "samplers", Samplers(frozenset()))
+    found = []
+    for _ in range(2):
+        answers = job(controller, Processing(), {"enabled": True, "schedule": "auto", "speed_up": 2.0, "depth": 1})
+        (done,) = controller.last_report.passes
+        found.append((done.planned, done.plan, origins(answers)))
+    assert found[0] == found[1]
+    assert found[0][0] == 6
+    assert found[0][1]
+
+
+@pytest.mark.parametrize(
+    ("registered", "function", "planned"),
+    [
+        ("Euler", sampling.sample_heun, 23),
+        ("Heun", sampling.sample_euler, 12),
+        ("Euler", sampling.sample_dpmpp_2m, 12),
+    ],
+)
+def test_a_run_is_planned_as_what_it_is_whatever_its_name(controller, registered, function, planned):
+    """Another extension has registered a sampler under the name."""
+    job(controller, Processing(), {"enabled": True, "preset": "Balanced"}, steps=12, name=registered, function=function)
+    (done,) = controller.last_report.passes
+    assert done.planned == planned
+    named = next((name for name, sampler in SAMPLERS.items() if sampler.function is function))
+    schedule = Schedule(Settings(schedule="auto", speed_up=2.0, depth=0), planned, SAMPLERS[named].kind)
+    full = [number for number, action in enumerate(schedule.actions()) if action is not Action.REUSE]
+    assert done.statistics.full == len(full)
+
+
+def test_a_run_that_decides_itself_is_left_alone_by_presets_whatever_its_name(controller):
+    def adaptive(model, x, sigmas, **more):
+        return sampling.sample_dpm_adaptive(model, x, float(sigmas[-2]), float(sigmas[0]), **more)
+
+    job(controller, Processing(), {"enabled": True, "preset": "Fast"}, steps=20, function=adaptive)
+    (done,) = controller.last_report.passes
+    assert done.reason.startswith("this sampler decides itself how often it evaluates")
+    assert done.planned is None
+
+
+def test_a_sampler_that_calls_the_network_itself_is_planned_as_one_that_nobody_knows(controller, caplog):
+    def sample_past_the_denoiser(model, x, sigmas, **_more):
+        for sigma in sigmas[:-1]:
+            sd_models.model_data.sd_model.model.diffusion_model(torch.zeros(2, 2, 8, 8), torch.ones(2))
+            x = model(x, sigma * x.new_ones(len(x)))
+        return x
+
+    caplog.set_level("INFO", "deepcache")
+    job(controller, Processing(), {"enabled": True, "preset": "Balanced"}, function=sample_past_the_denoiser, steps=12)
+    (done,) = controller.last_report.passes
+    assert done.planned is None
+    assert "what Euler will do is not known beforehand: it calls the network by itself" in caplog.text
+
+
+def test_a_dry_run_leaves_the_sampler_as_it_was(controller):
+    """What a sampler sets on its denoiser, takes from it, or puts into its arguments stays in the dry run."""
+    seen = []
+
+    def sample_with_a_mask(model, x, sigmas, extra_args=None, **more):
+        seen.append((dict(extra_args), vars(model).get("mask"), hasattr(model, "init_latent")))
+        extra_args["mine"] = 1
+        model.mask = "half"
+        del model.init_latent
+        return sampling.sample_euler(lambda *args, **_: model(*args), x, sigmas, **more)
+
+    p = Processing()
+    state = torch.get_rng_state()
+    job(controller, p, ON, function=sample_with_a_mask)
+    assert seen[2] == ({"s_min_uncond": 0}, None, True)
+    assert len(seen) == 3  # two of them in the dry run
+    assert torch.equal(torch.get_rng_state(), state)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from modules import processing, rng, script_callbacks, sd_samplers, shared
+from pydantic import BaseModel
 
 SIZE, MOST = 8, 2000
 
@@ -86,13 +87,13 @@ class Runs:
     def _launched(self, _steps, func):
         ours = sys.modules["deepcache_ext.webui.hosts.dry_runs"]
         launched = ours.Launched(self.sampler, func)
-        before, start = self._state(), time.perf_counter()
+        before, start = self._state(), time.thread_time()
         run = None
         try:
             run = launched.ask(sys.modules["deepcache_ext.webui.hosts"].host.loaded().unet)
         except ours.UnansweredError as error:
             self.found["reason"] = str(error)
-        self.found["seconds"] = time.perf_counter() - start
+        self.found["seconds"] = time.thread_time() - start
         self.found["traces"] = [name for name, value in self._state().items() if value != before[name]]
         if run is not None:
             kind = run.kind
@@ -154,15 +155,24 @@ def _shown(value):
     return value.tolist() if isinstance(value, torch.Tensor) else repr(value)
 
 
-def runs(path: str, sampler: str, schedulers: str = "", steps: str = "20"):
-    """Return what the named sampler answered and did, by scheduler and number of steps."""
+class Asked(BaseModel):
+    """Which runs of a sampler to make: with each of the schedulers, their names between bars, in each number of steps."""
+
+    path: str
+    sampler: str
+    schedulers: str = ""
+    steps: list[int]
+
+
+def runs(asked: Asked):
+    """Return what a sampler answered and did, run by run."""
     found = []
     with torch.no_grad():
-        for scheduler in schedulers.split("|"):
-            for number in map(int, steps.split("|")):
+        for scheduler in asked.schedulers.split("|"):
+            for number in asked.steps:
                 made = {"scheduler": scheduler, "steps": number}
                 try:
-                    made |= Runs(path, sampler, scheduler, number).make()
+                    made |= Runs(asked.path, asked.sampler, scheduler, number).make()
                 except Exception as error:  # noqa: BLE001 - what the host can't launch has no run
                     made["host"] = f"{type(error).__name__}: {error}"[:200]
                 found.append(made)

@@ -1,0 +1,76 @@
+"""What the host's samplers answer before a run, and what they then do."""
+
+import statistics
+
+import pytest
+
+from tests.e2e.pictures import Maker
+from tests.e2e.server import EXTENSIONS, ROOT, serving
+
+PATHS = ("txt2img", "img2img", "hires")
+STEPS = (5, 20, 30, 150)
+EXACT = 1e-5
+"""How far the weights may be from what the function makes of random numbers, as a part of the largest; in single
+precision, in which the host runs its samplers."""
+
+
+@pytest.fixture(scope="module")
+def host(webui, tmp_path_factory):
+    """Run the host with the helper that launches its samplers on a stand-in denoiser."""
+    extensions = EXTENSIONS | {"e2e-runs": (ROOT / "tests/e2e/runs/scripts",)}
+    with serving(webui, tmp_path_factory.mktemp("runs"), extensions=extensions) as running:
+        maker = Maker(running)
+        maker.make(width=64, height=64, steps=1)  # loads the checkpoint
+        yield maker
+
+
+@pytest.fixture(scope="module")
+def found(host):
+    """Return every run of every sampler: with the sampler's own schedule of noise levels, and 20 steps with any."""
+    server, runs = host.server, []
+    names = [sampler["name"] for sampler in server.get("/sdapi/v1/samplers")]
+    status, schedulers = server.request("/sdapi/v1/schedulers")
+    labels = [scheduler["label"] for scheduler in schedulers] if status == 200 else []
+    for path in PATHS:
+        for name in names:
+            asked = [("", STEPS), ("|".join(labels), STEPS if path == "txt2img" else (20,))]
+            for schedulers, steps in asked if labels else asked[:1]:
+                request = {"path": path, "sampler": name, "schedulers": schedulers, "steps": list(steps)}
+                runs += [{"path": path, "name": name} | run for run in server.post("/e2e/runs", request)]
+    return runs
+
+
+def test_every_sampler_makes_the_evaluations_that_it_answers(found):
+    launched = [run for run in found if "host" not in run]
+    silent = [run for run in launched if run.get("asked") is None]
+    _show("asked = made", [run for run in launched if run.get("asked") is not None], silent)
+    wrong = [run for run in launched if run.get("asked") not in {None, run["made"]}]
+    assert wrong == []
+    # what has no answer decides itself, or fails in the run as well
+    assert [run for run in silent if run.get("reason") and isinstance(run["made"], int)] == []
+    assert len(launched) > len(found) / 2
+
+
+def test_the_weights_are_the_functions_own(found):
+    linear = [run for run in found if run.get("linear")]
+    assert {run["name"] for run in linear} >= {"Euler", "DPM++ 2M", "Heun", "LMS", "DDIM", "Euler a"}
+    assert [run for run in linear if not run["error"] <= EXACT] == []
+
+
+def test_a_dry_run_leaves_no_trace(found):
+    assert [run for run in found if run.get("traces")] == []
+
+
+def _show(title, answered, silent):
+    """Print how many runs answered, those that did not and why, and how long it took."""
+    print(f"\n{title}: {len(answered)} runs of {len({run['name'] for run in answered})} samplers")
+    for name in dict.fromkeys(run["name"] for run in silent):
+        of_name = [run for run in silent if run["name"] == name]
+        why = next((run["reason"] for run in of_name if "reason" in run), "decides itself how often it evaluates")
+        print(f"  {name}: not told in {len(of_name)} runs, {why}")
+    for steps in STEPS:
+        times = [(1000 * run["seconds"], run["name"]) for run in answered if run["steps"] == steps]
+        if times:
+            usual = statistics.median(time for time, _ in times)
+            longest, name = max(times)
+            print(f"  {steps} steps: {usual:.0f} ms, the longest {longest:.0f} ms ({name})")
