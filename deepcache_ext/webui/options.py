@@ -113,11 +113,21 @@ class Options:
     """What one job does."""
 
     base: Settings
+    """Of a job's first pass."""
     hires: Settings | None
     """Of the second pass of hires fix; None if that is not cached."""
+    others: Settings
+    """Of any other pass: an inner one, or another run of a sampler in the same job."""
     inner: bool
     values: Mapping[str, Any]
-    """The value in force of every control; the preset is "Custom" where a value was given that it would have set."""
+    """The value in force of every control; the preset is "Custom" where a value was given that it would have set.
+
+    A list beside a preset is for the first pass alone, so the preset stays: it is that of the other passes.
+    """
+
+    def are_presets(self, settings: Settings) -> bool:
+        """Tell whether `settings`, those of one of the passes, are a preset's, which leaves some passes alone."""
+        return self.values["preset"] != CUSTOM and settings.schedule != "list"
 
     def infotext(self) -> dict[str, Any]:
         """Return what differs from the defaults and matters here, by infotext key."""
@@ -234,19 +244,22 @@ def _schedule(values: Mapping[str, Any]) -> str:
 def resolved(values: Mapping[str, Any], family: Family) -> Options:
     """Return the options for a checkpoint of `family`: the defaults, over them the preset, over it what was given.
 
-    A preset's values are for its schedule; where another was given, none of them is taken. Raises ValueError where the
-    values don't go together.
+    A preset's values are for its schedule; where another was given, none of them is taken. Beside a preset a list is
+    for the first pass, and the others are the preset's. Raises ValueError where the values don't go together.
     """
     preset = values.get("preset", CONTROLS["preset"].default)
     defaults = {name: control.default for name, control in CONTROLS.items()}
     of_preset = PRESETS[preset][family] if preset in PRESETS else {}
+    others = Settings(**of_preset) if of_preset and values.get("schedule") == "list" else None
     if values.get("schedule") not in {None, of_preset.get("schedule")}:
         of_preset = {}
     force = {**defaults, **of_preset, **values}
-    force["preset"] = preset if of_preset and not of_preset.keys() & values.keys() else CUSTOM
+    if others is None:
+        force["preset"] = preset if of_preset and not of_preset.keys() & values.keys() else CUSTOM
     base = Settings(**{field.name: force[field.name] for field in dataclasses.fields(Settings)})
-    hires = {"same": base, "off": None}.get(force["hires"], base)
+    others = others or base
+    hires = {"same": others, "off": None}.get(force["hires"], others)
     if force["hires"] == "own":
         own = {name: force[f"hires_{name}"] for name in _OF_HIRES}
-        hires = dataclasses.replace(base, **own, schedule="auto" if base.schedule == "list" else base.schedule)
-    return Options(base, hires, force["inner"], force)
+        hires = dataclasses.replace(others, **own, schedule="auto" if others.schedule == "list" else others.schedule)
+    return Options(base, hires, others, force["inner"], force)

@@ -108,9 +108,10 @@ class Panel:
         preset = components["preset"]
         sets = [components[name] for name in _SETS]
         preset.input(_preset_values, [preset, *sets], sets, **quick)
-        preset.change(lambda name: gr.update(visible=name == CUSTOM), preset, custom, **quick)
-        components["enabled"].change(_preset_values, [preset, *sets], sets, **quick)
         schedule, depth = components["schedule"], components["depth"]
+        for component in (preset, schedule):
+            component.change(_shows_custom, [preset, schedule], custom, **quick)
+        components["enabled"].change(_values_when_enabled, [preset, *sets], sets, **quick)
         schedule.input(_depth_with, [schedule, depth], depth, **quick)
         chosen = [components["schedule"], components["hires"]]
         dependent = [components[name] for name in _DEPENDENT]
@@ -152,7 +153,7 @@ class Panel:
         tuned = None
         if self._controller.plans is not None:
             key = key_of(sampler, scheduler, steps, img2img=self._img2img)
-            tuned = plan_for(options, key, self._controller.plans, family, hires=bool(tab.get("hires")))
+            tuned = plan_for(options, key, self._controller.plans, family)
             if self._controller.plans.problem:
                 yield f"<p>{html.escape(self._controller.plans.problem)}.</p>"
         yield _picture(name, options, sampler, scheduler, steps, denoising, family, tuned)
@@ -182,10 +183,11 @@ def _picture(
     settings = options.hires if name == "hires" else options.base
     itself = sampler in host.samplers.decide_themselves
     note = left_alone(steps, 1.0 if name == "txt2img" else denoising, evaluations, decides_itself=itself)
-    if note and options.values["preset"] != CUSTOM:
+    presets = settings is not None and options.are_presets(settings)
+    if note and presets:
         settings = None
     kind = host.samplers.kind(sampler)
-    no_closer = sampler if options.values["preset"] in NO_CLOSER.get(sampler, ()) else ""
+    no_closer = sampler if presets and options.values["preset"] in NO_CLOSER.get(sampler, ()) else ""
     if tuned is not None and settings is not None:
         settings, note = tuned.settings, "tuned for this checkpoint"
         no_closer = "" if tuned.is_worth_it else sampler
@@ -232,6 +234,15 @@ def _preset_values(preset: str, schedule: str, speed_up: float, depth: int) -> l
         schedule, speed_up, depth = (PRESETS[preset][family][name] for name in _SETS)
     most = plan.depths(family)
     return [gr.update(value=schedule), gr.update(value=speed_up), gr.update(value=min(depth, most), maximum=most)]
+
+
+def _values_when_enabled(preset: str, schedule: str, speed_up: float, depth: int) -> list[Any]:
+    """Return what `_preset_values` does, but leave a list alone, which infotext may have brought beside a preset."""
+    return _preset_values(CUSTOM if schedule == "list" else preset, schedule, speed_up, depth)
+
+
+def _shows_custom(preset: str, schedule: str) -> Any:
+    return gr.update(visible=preset == CUSTOM or schedule == "list")
 
 
 def _depth_with(schedule: str, depth: int) -> int:

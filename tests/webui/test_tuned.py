@@ -1,10 +1,13 @@
 """The file of plans, and the jobs that use them."""
 
+import dataclasses
 import json
 
 import pytest
+from modules import script_callbacks, shared
 
-from deepcache_ext.webui.options import given, resolved
+from deepcache_ext.webui import infotext
+from deepcache_ext.webui.options import CONTROLS
 from deepcache_ext.webui.passes import Controller
 from deepcache_ext.webui.tuning.tuned import Key, Plan, TunedPlans
 from deepcache_ext.webui.tuning.tuned_runs import key_of_job
@@ -70,6 +73,7 @@ def tuned(controller, plans):
     plans.keep(key_of_job(Tab()), {"Fast": PLAN})
     controller = Controller(plans)
     controller.install()
+    script_callbacks.on_cfg_denoiser(controller.start_evaluation)
     yield controller
     controller.remove()
 
@@ -97,7 +101,7 @@ def test_a_preset_makes_the_plan_and_infotext_names_its_evaluations(tuned):
     assert done.plan == "0-1, 4, 8"
     assert tab.extra_generation_params == {
         "DeepCache enabled": True,
-        "DeepCache preset": "Custom",
+        "DeepCache preset": "Fast",
         "DeepCache schedule": "list",
         "DeepCache steps": "0, 1, 4, 8",
     }
@@ -111,14 +115,61 @@ def test_other_presets_and_windows_are_left_as_they_are(tuned, values):
     assert "DeepCache steps" not in tab.extra_generation_params
 
 
-def test_a_hires_pass_goes_on_as_the_preset_had_it_and_infotext_repeats_it(tuned):
-    tab = begun(tuned, {"enabled": True, "preset": "Fast"}, hires=True)
-    options = tuned._jobs[-1].options
-    assert (options.base.steps, options.hires.schedule, options.hires.speed_up) == ((0, 1, 4, 8), "auto", 3.0)
-    written = {key.removeprefix("DeepCache ").replace(" ", "_"): v for key, v in tab.extra_generation_params.items()}
-    again = resolved(given([written]), "SD1")
-    assert again.base.steps == options.base.steps
-    assert (again.hires.schedule, again.hires.speed_up, again.hires.depth) == ("auto", 3.0, options.hires.depth)
+def pasted(tab):
+    """Return the request that reading the infotext of a tab's pictures makes, by position."""
+    text = {key: str(value) for key, value in tab.extra_generation_params.items()}
+    return [read(text) for _, read in infotext.fields(list(CONTROLS))]
+
+
+def hires_pass(tab, **options):
+    tab.is_hr_pass = True
+    sample(tab, **options)
+    tab.is_hr_pass = False
+
+
+def inner_pass(_tab, **options):
+    sample(Processing(img2img=True), **options)
+
+
+OTHERS = {
+    "hires, few": (hires_pass, {"steps": 8}),
+    "hires": (hires_pass, {"steps": 12}),
+    "hires, DPM adaptive": (hires_pass, {"steps": 12, "name": "DPM adaptive"}),
+    "inner, few": (inner_pass, {"steps": 9}),
+    "inner, as many": (inner_pass, {"steps": 12}),
+    "inner": (inner_pass, {"steps": 17}),
+    "another sampler": (sample, {"steps": 12, "name": "Heun"}),
+    "other steps": (sample, {"steps": 15}),
+}
+
+
+@pytest.mark.parametrize("forecast", ["on", "off"])
+@pytest.mark.parametrize("case", OTHERS)
+def test_every_other_pass_is_the_presets_and_infotext_repeats_all(tuned, case, forecast):
+    """A job whose first pass has a plan, one without plans, and one that the infotext asks for without plans."""
+    run, options = OTHERS[case]
+    plan = dataclasses.replace(PLAN, forecast=forecast)
+
+    def passes(*arguments):
+        tab = Tab()
+        tab.enable_hr = True
+        shared.state.begin()
+        tuned.begin_job(tab, arguments)
+        if run in {hires_pass, inner_pass}:
+            sample(tab, steps=12)
+        run(tab, **options)
+        tuned.end_job(tab)
+        return tab, [(done.plan, done.reason, done.statistics) for done in tuned.last_report.passes]
+
+    tuned.plans.forget("one")
+    _, presets = passes({"enabled": True, "preset": "Fast"})
+    tuned.plans.keep(KEY, {"Fast": plan})
+    tab, found = passes({"enabled": True, "preset": "Fast"})
+    assert found[-1] == presets[-1]
+    if len(found) == 2:
+        assert found[0][0] == "0-1, 4, 8" != presets[0][0]
+    tuned.plans.forget("one")
+    assert passes(*pasted(tab))[1] == found
 
 
 def test_forgotten_plans_are_not_used(tuned):

@@ -161,7 +161,7 @@ class _Search:
         if isinstance(way, int):
             made = self._make(seed, way, {"enabled": False})
         else:
-            settings = {"enabled": True, "preset": CUSTOM, "start": 0.0, "end": 1.0, "hires": "same"}
+            settings = {"enabled": True, "preset": CUSTOM, "start": 0.0, "end": 1.0, "hires": "same", "inner": False}
             made = self._make(seed, self._p.steps, settings | named(way))
         pictures, processed, _ = made
         if len(pictures) < len(full) or not full:
