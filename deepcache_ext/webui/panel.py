@@ -14,7 +14,17 @@ from deepcache_ext.planning.settings import Choice, Number, WholeNumber, accepte
 from deepcache_ext.webui import plan
 from deepcache_ext.webui.family import Family
 from deepcache_ext.webui.hosts import host
-from deepcache_ext.webui.options import CONTROLS, SCHEDULES, Control, Flag, Options, given, resolved, written
+from deepcache_ext.webui.options import (
+    CONTROLS,
+    SCHEDULES,
+    Control,
+    Flag,
+    Options,
+    given,
+    has_effect,
+    resolved,
+    written,
+)
 from deepcache_ext.webui.passes import Controller
 from deepcache_ext.webui.presets import BALANCED, CUSTOM, NO_CLOSER, PRESETS, left_alone
 from deepcache_ext.webui.reports import JobReport
@@ -123,7 +133,7 @@ class Panel:
 
     def _component(self, name: str) -> Any:
         control = CONTROLS[name]
-        visible = _is_visible(name, CONTROLS["schedule"].default, CONTROLS["hires"].default)
+        visible = has_effect(name, CONTROLS["schedule"].default, CONTROLS["hires"].default)
         visible = visible and not (self._img2img and name == "hires")
         return _component(control, elem_id=self._elem_id(name), visible=visible)
 
@@ -259,11 +269,5 @@ def _opened_by(*values: Any) -> Any:
     return gr.update(open=True) if list(values) != defaults else gr.update()
 
 
-def _is_visible(name: str, schedule: str, hires: str) -> bool:
-    setting = name.removeprefix("hires_")
-    schedules = SCHEDULES.get(name, SCHEDULES.get(setting, {schedule}))
-    return schedule in schedules and (setting == name or hires == "own")
-
-
 def _visibility(schedule: str, hires: str) -> list[Any]:
-    return [gr.update(visible=_is_visible(name, schedule, hires)) for name in _DEPENDENT]
+    return [gr.update(visible=has_effect(name, schedule, hires)) for name in _DEPENDENT]

@@ -148,7 +148,7 @@ OTHERS = {
 def test_every_other_pass_is_the_presets_and_infotext_repeats_all(tuned, case, forecast):
     """A job whose first pass has a plan, one without plans, and one that the infotext asks for without plans."""
     run, options = OTHERS[case]
-    plan = dataclasses.replace(PLAN, forecast=forecast)
+    plan = dataclasses.replace(PLAN, forecast=forecast, depth=0)
 
     def passes(*arguments):
         tab = Tab()
