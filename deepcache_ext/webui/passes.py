@@ -37,6 +37,19 @@ class _Job:
         self.asked: Options | None = None
         self.tuned: TunedRun | None = None
         self.report = report
+        self._runs: set[tuple[Any, bool]] = set()
+
+    def has_run(self, *, hires: bool) -> bool:
+        """Note a run of a sampler, and tell whether there was one before it of the same batch and pass.
+
+        Then it is a pass of somebody else's, who runs a sampler once more on the job's own processing object.
+        """
+        batch = getattr(self.p(), "iteration", None)
+        run = batch, hires
+        again = run in self._runs
+        if batch is not None:
+            self._runs.add(run)
+        return again
 
     def options_of(self, report: PassReport) -> Options | None:
         """Return the options of the job's first pass, which `report` is of: the tuned ones are for that very run."""
@@ -156,11 +169,12 @@ class Controller:
             return None, None
         outermost = self._jobs[0]
         own = self._job_of(sampler.p)
-        inner = own is not outermost
+        hires = bool(getattr(sampler.p, "is_hr_pass", False))
+        first = own is not None and not own.has_run(hires=hires)
+        inner = own is not outermost or not first
         options = (own or outermost).asked
         if options is None:
             return None, None
-        hires = bool(getattr(sampler.p, "is_hr_pass", False))
         kind = "hires" if hires else "txt2img" if hasattr(sampler.p, "enable_hr") else "img2img"
         report = PassReport(f"inner {kind}" if inner else kind, sampler.config.name)
         outermost.report.passes.append(report)
@@ -169,9 +183,9 @@ class Controller:
         report.planned = host.samplers.evaluations(
             report.sampler, steps, img2img=img2img, arguments=arguments, scheduler=_scheduler(sampler.p)
         )
-        if own is not None and not hires:
+        if own is not None and first and not hires:
             options = own.options_of(report) or options
-        settings = options.hires if hires else options.others if own is None else options.base
+        settings = options.hires if hires else options.base if first else options.others
         if settings is None or (inner and not (outermost.asked or options).inner):
             report.reason = "switched off for this pass"
             return report, None

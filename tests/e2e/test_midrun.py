@@ -76,3 +76,21 @@ def test_a_tuned_plan_is_for_its_run_and_every_other_pass_is_the_presets(maker):
         assert [told(done) for done in passes[1:]] == [told(done) for done in before[case][1][1:]], case
         assert [told(done) for done in repeated[case][1]] == [told(done) for done in passes], case
         assert same(repeated[case][0], reply), case
+
+
+@pytest.mark.parametrize("inner", [True, False])
+def test_another_run_of_a_sampler_on_the_tabs_own_job_is_an_inner_pass(maker, inner):
+    cache = {"interval": 3, "depth": 1, "inner": inner, "hires": "off"}
+    _, (first, second) = made(maker, cache, {"second": 15}, steps=20)
+    assert (first["name"], first["statistics"]["reused"]) == ("txt2img", 13)
+    assert second["name"] == "inner txt2img"
+    assert second["reason"] == ("" if inner else "switched off for this pass")
+    assert second["statistics"]["reused"] == (10 if inner else 0)
+
+
+def test_a_list_beside_a_preset_is_not_for_another_run_of_a_sampler(maker):
+    _, (first, second) = made(maker, {"preset": "Balanced", "steps": "0-6, 15"}, {"second": 15}, steps=20)
+    _, (_, alone) = made(maker, BALANCED, {"second": 15}, steps=20)
+    assert first["plan"] == "0-6, 15"
+    assert told(second) == told(alone)
+    assert second["statistics"]["reused"] > 0
