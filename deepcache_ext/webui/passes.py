@@ -51,11 +51,15 @@ class _Job:
             self._runs.add(run)
         return again
 
-    def options_of(self, report: PassReport) -> Options | None:
-        """Return the options of the job's first pass, which `report` is of: the tuned ones are for that very run."""
+    def options_of(self, sampler: Any, report: PassReport) -> Options | None:
+        """Return the options of the job's first pass, which `report` is of: the tuned ones are for that very run.
+
+        Where prompts change in mid-run the preset's own plan is in force, which is made anew at the change.
+        """
         if self.tuned is None or self.asked is None:
             return self.asked
         is_it = (report.sampler, report.planned) == (self.tuned.key.sampler, self.tuned.key.evaluations)
+        is_it = is_it and not host.prompts_change(sampler)
         options = self.tuned.options if is_it else self.asked
         _write(self.p(), options)
         return options
@@ -184,7 +188,7 @@ class Controller:
             report.sampler, steps, img2img=img2img, arguments=arguments, scheduler=_scheduler(sampler.p)
         )
         if own is not None and first and not hires:
-            options = own.options_of(report) or options
+            options = own.options_of(sampler, report) or options
         settings = options.hires if hires else options.base if first else options.others
         if settings is None or (inner and not (outermost.asked or options).inner):
             report.reason = "switched off for this pass"

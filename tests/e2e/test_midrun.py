@@ -1,5 +1,6 @@
 """What other extensions and callers do in mid-run, and to passes: see `midrun/scripts/e2e_midrun.py`."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,14 +10,16 @@ from tests.e2e.server import EXTENSIONS, serving
 
 SCRIPTS = [Path(__file__).parent / "midrun/scripts"]
 EARLY_AND_LATE = {"a-e2e-midrun": SCRIPTS, "z-e2e-midrun": SCRIPTS}
-TUNED = {"prompt": "a house", "steps": 12, "sampler_name": "Euler", "seed": 3, "cfg_scale": 5}
+TUNED = {"prompt": "", "steps": 12, "sampler_name": "Euler", "seed": 3, "cfg_scale": 5}
 TUNED |= {"width": 128, "height": 128}
 BALANCED = {"preset": "Balanced"}
 
 
 @pytest.fixture(scope="module")
 def maker(webui, tmp_path_factory):
-    with serving(webui, tmp_path_factory.mktemp("midrun"), extensions=EXTENSIONS | EARLY_AND_LATE) as running:
+    folder = tmp_path_factory.mktemp("midrun")
+    (folder / "styles.csv").write_text("name,prompt,negative_prompt\ne2e,a [house:tree:0.5],\n", encoding="utf-8")
+    with serving(webui, folder, extensions=EXTENSIONS | EARLY_AND_LATE) as running:
         maker = Maker(running)
         maker.make(steps=1)
         yield maker
@@ -55,27 +58,50 @@ OTHER_PASSES = {
 }
 
 
-def test_a_tuned_plan_is_for_its_run_and_every_other_pass_is_the_presets(maker):
-    """Without plans, with them, and by what the infotext of the latter names where there are none."""
-    server, sd1 = maker.server, {"override_settings": {"sd_model_checkpoint": maker.model("SD1")}}
+def keep_plan(maker, **plan):
+    """Keep a plan for the run TUNED as a tuning does; without any, none."""
+    hash_ = maker.make(steps=1)["info"]["sd_model_hash"]
+    key = {"checkpoint": hash_, "sampler": "Euler", "scheduler": "Automatic", "kind": "txt2img", "evaluations": 12}
+    rest = {"depth": 1, "forecast": "on", "psnr": 30.0, "usual": 29.0, "fewer_steps": 6, "fewer": 20.0}
+    plans = [key | {"presets": {"Balanced": rest | plan}}] if plan else []
+    file = Path(maker.server.get("/deepcache/v1/tune")["file"])
+    file.write_text(json.dumps({"format": "DeepCache plans, 1", "plans": plans}), encoding="utf-8")
+    assert len(maker.server.get("/deepcache/v1/tune")["plans"]) == len(plans)
 
-    def all_passes(of=lambda _case: BALANCED):
-        cases = OTHER_PASSES.items()
-        return {case: made(maker, of(case), wishes, **TUNED, **request) for case, (wishes, request) in cases}
 
-    server.request("/deepcache/v1/tune", method="DELETE")
-    before = all_passes()
-    server.post("/deepcache/v1/tune", TUNED | sd1)
-    try:
-        after = all_passes()
-    finally:
-        server.request("/deepcache/v1/tune", method="DELETE")
-    assert all("DeepCache steps" in reply["info"]["extra_generation_params"] for reply, _ in after.values())
-    repeated = all_passes(lambda case: named(after[case][0]))
-    for case, (reply, passes) in after.items():
-        assert [told(done) for done in passes[1:]] == [told(done) for done in before[case][1][1:]], case
-        assert [told(done) for done in repeated[case][1]] == [told(done) for done in passes], case
-        assert same(repeated[case][0], reply), case
+@pytest.fixture
+def plan(maker):
+    """Return the full evaluations of a plan that is kept for the run TUNED."""
+    steps = [0, 1, 2, 5, 8]
+    keep_plan(maker, steps=steps)
+    yield steps
+    keep_plan(maker)
+
+
+@pytest.mark.parametrize("case", OTHER_PASSES)
+def test_a_tuned_plan_is_for_its_run_and_every_other_pass_is_the_presets(maker, plan, case):
+    """With a plan, without it, and by what the infotext of the first names, without it."""
+    wishes, request = OTHER_PASSES[case]
+    one, passes = made(maker, BALANCED, wishes, **TUNED, **request)
+    keep_plan(maker)
+    _, presets = made(maker, BALANCED, wishes, **TUNED, **request)
+    repeated, again = made(maker, named(one), wishes, **TUNED, **request)
+    assert (passes[0]["plan"], passes[0]["statistics"]["full"]) == ("0-2, 5, 8", len(plan))
+    assert passes[0]["plan"] != presets[0]["plan"]
+    assert [told(done) for done in passes[1:]] == [told(done) for done in presets[1:]]
+    assert [told(done) for done in again] == [told(done) for done in passes]
+    assert same(repeated, one)
+
+
+@pytest.mark.usefixtures("plan")
+@pytest.mark.parametrize("wish", [{"prompt": "a [house:tree:0.5]"}, {}], ids=["a wildcard", "a style"])
+def test_a_tuned_plan_is_not_for_a_prompt_that_changes_in_mid_run_whoever_wrote_it(maker, wish):
+    style = {} if wish else {"styles": ["e2e"]}
+    one, (done,) = made(maker, BALANCED, wish, **TUNED, **style)
+    typed, (as_typed,) = made(maker, BALANCED, **TUNED | {"prompt": "a [house:tree:0.5]"})
+    assert told(done) == told(as_typed)
+    assert same(one, typed)
+    assert named(one) == named(typed)
 
 
 @pytest.mark.parametrize("inner", [True, False])

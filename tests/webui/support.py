@@ -54,12 +54,15 @@ def load_checkpoint(name="one", unet=None, **family):
     return model
 
 
-def sample(p, steps=6, name="Euler", rows=2, during=None, s_min_uncond=0):
-    """Run a sampler on the loaded checkpoint as the host does, and return how the U-Net answered each evaluation."""
+def sample(p, steps=6, name="Euler", rows=2, during=None, s_min_uncond=0, **arguments):
+    """Run a sampler on the loaded checkpoint as the host does, and return how the U-Net answered each evaluation.
+
+    `arguments` are more of what the sampler gives its denoiser.
+    """
     sampler = sd_samplers_common.Sampler(name)
     sampler.config = sd_samplers.all_samplers_map[name]
     sampler.p = p
-    sampler.sampler_extra_args = {"s_min_uncond": s_min_uncond}
+    sampler.sampler_extra_args = {"s_min_uncond": s_min_uncond} | arguments
     sampler.model_wrap_cfg = denoiser = SimpleNamespace(sampler=sampler, step=0)
     answers = []
 
@@ -149,5 +152,10 @@ class PictureHost:
         self._controller.end_job(p)
         self.made.append(p)
         picture = Image.fromarray(np.full((16, 16, 3), self._grey(p), np.uint8))
-        rest = {"all_prompts": ["a"], "all_negative_prompts": [""], "all_seeds": [p.seed], "all_subseeds": [1]}
+        rest = {
+            "all_prompts": [getattr(p, "prompt", "a")],
+            "all_negative_prompts": [""],
+            "all_seeds": [p.seed],
+            "all_subseeds": [1],
+        }
         return processing.Processed(p, [picture], infotexts=["made"], index_of_first_image=0, **rest)

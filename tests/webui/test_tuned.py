@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import pytest
 from modules import script_callbacks, shared
@@ -10,7 +11,7 @@ from deepcache_ext.webui import infotext
 from deepcache_ext.webui.options import CONTROLS
 from deepcache_ext.webui.passes import Controller
 from deepcache_ext.webui.tuning.tuned import Key, Plan, TunedPlans
-from deepcache_ext.webui.tuning.tuned_runs import key_of_job
+from deepcache_ext.webui.tuning.tuned_runs import changes_in_mid_run, key_of_job
 from tests.webui.support import Processing, load_checkpoint, sample
 
 KEY = Key("one", "Euler", "Automatic", "txt2img", 12)
@@ -185,12 +186,36 @@ def test_a_job_tells_that_the_plans_cannot_be_read(tuned):
     assert "DeepCache steps" not in tab.extra_generation_params
 
 
+def conditioned(conds, unconds):
+    """Return what a sampler is given for a prompt and a negative one with so many entries in their schedules."""
+
+    def schedule(entries):
+        return [SimpleNamespace(end_at_step=5 + entry) for entry in range(entries)]
+
+    return {
+        "cond": SimpleNamespace(batch=[[SimpleNamespace(schedules=schedule(conds))]]),
+        "uncond": [schedule(unconds)],
+    }
+
+
+def test_plans_are_not_for_pictures_whose_prompt_changes_in_mid_run_whoever_wrote_it(tuned):
+    """Two batches, the second of another prompt, as a wildcard makes it: each picture's infotext says what it had."""
+    tab = Tab()
+    tuned.begin_job(tab, [{"enabled": True, "preset": "Fast"}])
+    written = []
+    for tab.iteration, entries in enumerate([(1, 1), (2, 1), (1, 2), (1, 1)]):
+        sample(tab, steps=12, **conditioned(*entries))
+        written.append("DeepCache steps" in tab.extra_generation_params)
+    tuned.end_job(tab)
+    assert written == [True, False, False, True]
+    assert [done.plan == "0-1, 4, 8" for done in tuned.last_report.passes] == written
+
+
 @pytest.mark.parametrize(
     ("prompt", "changes"),
-    [("a [b] (c:1.2)", False), ("a [b:c:9]", True), ("[a|b]", True), (["a", "[:b:0.5]"], True), ("<lora:a:1>", False)],
+    [("a [b] (c:1.2)", False), ("a [b:c:9]", True), ("[a|b]", True), ("[:b:0.5]", True), ("<lora:a:1>", False)],
 )
-def test_plans_are_not_for_prompts_that_change_in_mid_run(tuned, prompt, changes):
-    tab = Tab()
-    tab.prompt = prompt
-    tuned.begin_job(tab, [{"enabled": True, "preset": "Fast"}])
-    assert ("DeepCache steps" in tab.extra_generation_params) is not changes
+def test_nothing_is_tuned_for_prompts_that_change_in_mid_run(prompt, changes):
+    for prompts in (["plain", prompt], ["plain"]), (["plain"], [prompt]):
+        made = SimpleNamespace(all_prompts=prompts[0], all_negative_prompts=prompts[1])
+        assert changes_in_mid_run(made) is changes

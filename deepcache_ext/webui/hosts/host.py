@@ -81,6 +81,9 @@ class Host(Protocol):
     def interrupted(self) -> bool:
         """Tell whether the user has interrupted or skipped the job that runs."""
 
+    def prompts_change(self, sampler: Any) -> bool:
+        """Tell whether a prompt that the run of `sampler` is conditioned on is another one later on."""
+
     def evaluation(self, params: Any) -> Evaluation:
         """Return what `params`, those of the denoiser's callback, tell of the evaluation that begins."""
 

@@ -35,11 +35,9 @@ def key_of(sampler: str, scheduler: str | None, steps: int, *, img2img: bool) ->
     return Key(checkpoint, sampler, scheduler, "img2img" if img2img else "txt2img", evaluations)
 
 
-def changes_in_mid_run(p: Any) -> bool:
-    """Tell whether a prompt of the host's `p` has a schedule, such as `[a:b:9]` or `[a|b]`."""
-    prompts = [getattr(p, name, None) or "" for name in ("prompt", "negative_prompt")]
-    lists = [[one] if isinstance(one, str) else one for one in prompts]
-    return any(_SCHEDULED.search(one) for of_kind in lists for one in of_kind)
+def changes_in_mid_run(processed: Any) -> bool:
+    """Tell whether a prompt of pictures that were made has a schedule, such as `[a:b:9]` or `[a|b]`."""
+    return any(_SCHEDULED.search(one) for one in (*processed.all_prompts, *processed.all_negative_prompts))
 
 
 @dataclass(frozen=True)
@@ -53,14 +51,11 @@ class TunedRun:
 def tuned_run(options: Options, p: Any, plans: TunedPlans) -> TunedRun | None:
     """Return what was found for the first pass of a job of the host's `p`; None if nothing was.
 
-    A file of plans that can't be read is told in a comment on the job. Where prompts change in mid-run the presets' own
-    plans are in force, which are made anew at the change.
+    A file of plans that can't be read is told in a comment on the job.
     """
     if not plans.all():
         if plans.problem:
             p.comment(f"DeepCache: {plans.problem}.")
-        return None
-    if changes_in_mid_run(p):
         return None
     key = key_of_job(p)
     plan = plan_for(options, key, plans, host.loaded().family)
