@@ -19,7 +19,7 @@ from deepcache_ext.timer import CallTimer, Times
 from deepcache_ext.webui.hosts import host
 from deepcache_ext.webui.hosts.host import Evaluation
 from deepcache_ext.webui.plan import reuse_cost
-from deepcache_ext.webui.reports import NO_EVALUATION, PassReport, explain
+from deepcache_ext.webui.reports import NO_EVALUATION, PassReport, explain, more_in_full
 
 
 class RunningPass:
@@ -44,7 +44,10 @@ class RunningPass:
             control_models=lambda: host.control_models(self._p),
             controls_ahead=host.controls_ahead,
         ).install()
-        report.plan = _full_steps(self._run.schedule)
+        report.depth = self._run.depth
+        report.plan = _as_steps(_planned_in_full(self._run.schedule))
+        self._begun = self._full_before = 0
+        self._in_full: list[int] = []
         self._timers: list[CallTimer] = []
         self._time_calls()
         self._evaluation: Evaluation | None = None
@@ -64,6 +67,8 @@ class RunningPass:
                 explain(self._p, f"since the checkpoint changed, {error}")
             else:
                 self._time_calls()
+        self._note_full()
+        self._begun += 1
         self._evaluation = begun = host.evaluation(params)
         self._listen(begun.heard_at)
         self._run.start_evaluation(
@@ -73,7 +78,10 @@ class RunningPass:
     def end(self, seconds: float) -> None:
         """Leave the U-Net as it was found, and report; the sampler's run took `seconds`."""
         self.release()
+        self._note_full()
         report, run = self._report, self._run
+        report.in_full = _as_steps(self._in_full)
+        report.plan = report.plan if run.statistics.reused else ""
         report.statistics = run.statistics
         report.sampling_seconds = seconds
         report.cost = run.statistics.full + run.statistics.reused * self._reuse
@@ -83,6 +91,9 @@ class RunningPass:
             explain(self._p, report.reason)
         made = run.statistics.full + run.statistics.reused
         report.reason = report.reason or ("" if made else NO_EVALUATION)
+        if made == report.planned:
+            more = run.statistics.full - len(_planned_in_full(run.schedule))
+            report.reason = report.reason or more_in_full(more, run.statistics)
         report.unet_seconds, saved = _measured([timer.seconds() for timer in self._timers])
         if report.planned is not None and made <= report.planned and saved > 0 < seconds:
             report.speed_up = (seconds + saved) / seconds
@@ -93,6 +104,12 @@ class RunningPass:
         self._timers[-1].remove()
         self._listen(None)
         self._evaluation = None
+
+    def _note_full(self) -> None:
+        """Note the evaluation that has just ended if it was made in full."""
+        if self._run.statistics.full > self._full_before:
+            self._in_full.append(self._begun - 1)
+        self._full_before = self._run.statistics.full
 
     def _listen(self, module: nn.Module | None) -> None:
         """Hear of what the host calls `module` with, before anybody else does; of nothing any more if None."""
@@ -124,11 +141,16 @@ class RunningPass:
         self._timers[-1].install()
 
 
-def _full_steps(schedule: Schedule) -> str:
-    """Return the full evaluations of a schedule with a total as text, such as "0-4, 6, 9"."""
+def _planned_in_full(schedule: Schedule) -> list[int]:
+    """Return the full evaluations of a schedule; none of one without a total."""
     actions = enumerate(schedule.actions() if schedule.total is not None else ())
-    runs = itertools.groupby(actions, lambda numbered: numbered[1] is not Action.REUSE)
-    full = [[number for number, _ in run] for is_full, run in runs if is_full]
+    return [number for number, action in actions if action is not Action.REUSE]
+
+
+def _as_steps(numbers: Sequence[int]) -> str:
+    """Return evaluations in ascending order as text, such as "0-4, 6, 9"."""
+    runs = itertools.groupby(enumerate(numbers), lambda placed: placed[1] - placed[0])
+    full = [[number for _, number in run] for _, run in runs]
     return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in full)
 
 

@@ -137,7 +137,9 @@ def test_a_prompt_that_changes_is_not_given_the_old_ones_feature(controller):
     conds = prompts([(1, 20)], [(20,)])
     answers, done, _ = run(controller, CUTS["one call"], conds=conds)
     assert [answer[0] for answer in answers] == [0, 0, 2, 3, 3, 3]
-    assert (done.statistics.switched, done.statistics.reused, done.reason) == (1, 3, "")
+    assert (done.statistics.switched, done.statistics.reused) == (1, 3)
+    assert done.reason == "1 evaluation more than planned made in full, as prompts, unconds or weights changed there"
+    assert (done.plan, done.in_full, done.depth) == ("0, 3", "0, 2-3", 1)
 
 
 def test_prompts_that_take_turns_are_computed_in_full_and_said(controller):
@@ -145,3 +147,4 @@ def test_prompts_that_take_turns_are_computed_in_full_and_said(controller):
     answers, done, p = run(controller, CUTS["one call"], conds=conds)
     assert [answer[0] for answer in answers] == [0, 0, 2, 3, 4, 5]
     assert done.reason == p.extra_generation_params[NOT_USED] == SWITCHED
+    assert (done.plan, done.in_full) == ("0, 3", "0, 2-5")
