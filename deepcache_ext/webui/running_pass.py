@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from deepcache_ext.network.own_hooks import OwnHooks
 from deepcache_ext.planning.sampler_kind import SamplerKind
@@ -53,6 +53,10 @@ class RunningPass:
         self._evaluation: Evaluation | None = None
         self._heard_at: nn.Module | None = None
         self._hooks: OwnHooks | None = None
+        self._sigma: Tensor | None = None
+        self._denoiser_hooks = OwnHooks(self.denoiser) if isinstance(self.denoiser, nn.Module) else None
+        if self._denoiser_hooks is not None:
+            self._denoiser_hooks.add_before(self._hear, first=True)
 
     def start_evaluation(self, params: Any) -> None:
         """Start the next evaluation, on the U-Net that is in force now."""
@@ -69,10 +73,14 @@ class RunningPass:
                 self._time_calls()
         self._note_full()
         self._begun += 1
-        self._evaluation = begun = host.evaluation(params)
+        self._evaluation = begun = host.evaluation(params, self._sigma)
         self._listen(begun.heard_at)
         self._run.start_evaluation(
-            keys=begun.keys, batch=begun.batch, exact=begun.exact, partial=begun.partial, noise=params.sigma
+            keys=begun.keys,
+            batch=begun.batch,
+            exact=begun.exact,
+            partial=begun.partial,
+            noise=params.sigma if self._sigma is None else self._sigma,
         )
 
     def end(self, seconds: float) -> None:
@@ -103,7 +111,9 @@ class RunningPass:
         self._run.remove()
         self._timers[-1].remove()
         self._listen(None)
-        self._evaluation = None
+        self._evaluation = self._sigma = None
+        if self._denoiser_hooks is not None:
+            self._denoiser_hooks.remove()
 
     def _note_full(self) -> None:
         """Note the evaluation that has just ended if it was made in full."""
@@ -121,6 +131,10 @@ class RunningPass:
         self._hooks = None if module is None else OwnHooks(module)
         if self._hooks is not None:
             self._hooks.add_before(self._say, first=True)
+
+    def _hear(self, _module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Hear at what noise levels the denoiser is called, before anybody can change them."""
+        self._sigma = args[1] if len(args) > 1 else kwargs.get("sigma")
 
     def _say(self, _module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Tell the pass for which of its rows a call is."""

@@ -120,3 +120,14 @@ def test_a_list_beside_a_preset_is_not_for_another_run_of_a_sampler(maker):
     assert first["plan"] == "0-6, 15"
     assert told(second) == told(alone)
     assert second["statistics"]["reused"] > 0
+
+
+@pytest.mark.usefixtures("a1111")
+@pytest.mark.parametrize("when", ["first", "last"])
+def test_a_noise_level_that_a_script_bends_leaves_the_unconds_to_the_hosts_own(maker, when):
+    options = {"s_min_uncond": 3.0, "s_min_uncond_all": True, "sd_model_checkpoint": maker.model("SD1")}
+    request = {"steps": 20, "override_settings": options}
+    _, (usual,) = made(maker, {"interval": 2}, **request)
+    _, (done,) = made(maker, {"interval": 2}, {"bend": 0.1}, when, **request)
+    assert done["statistics"] == usual["statistics"]
+    assert (done["statistics"]["full"], done["statistics"]["reused"], done["reason"]) == (10, 10, "")

@@ -63,27 +63,37 @@ def sample(p, steps=6, name="Euler", rows=2, during=None, s_min_uncond=0, **argu
     sampler.config = sd_samplers.all_samplers_map[name]
     sampler.p = p
     sampler.sampler_extra_args = {"s_min_uncond": s_min_uncond} | arguments
-    sampler.model_wrap_cfg = denoiser = SimpleNamespace(sampler=sampler, step=0)
+    sampler.model_wrap_cfg = denoiser = Denoiser(sampler)
     answers = []
 
     def run():
         for step in range(steps):
             if during is not None:
                 during(step)
-            x = torch.full((rows, 2, 8, 8), float(step))
-            sigma = torch.full((rows,), 1.0)
-            conds = torch.zeros(rows // 2, 77, 8)
-            params = script_callbacks.CFGDenoiserParams(x, None, sigma, step, steps, conds, None, denoiser)
-            for callback in script_callbacks.callbacks["cfg_denoiser"]:
-                callback(params)
-            skips = (step % 2 or shared.opts.s_min_uncond_all) and sigma[0] < s_min_uncond
-            x = x[: len(conds)] if skips else x
-            answers.append(sd_models.model_data.sd_model.model.diffusion_model(x, torch.full((len(x),), 500.0)))
-            denoiser.step += 1
+            answers.append(denoiser(torch.full((rows, 2, 8, 8), float(step)), torch.full((rows,), 1.0), s_min_uncond))
         return answers
 
     sampler.launch_sampling(steps, run)
     return answers
+
+
+class Denoiser(nn.Module):
+    """The host's, which decides by its own noise levels whether it leaves the unconds out, not by the callback's."""
+
+    def __init__(self, sampler):
+        super().__init__()
+        self.sampler = sampler
+        self.step = 0
+
+    def forward(self, x, sigma, s_min_uncond):
+        conds = torch.zeros(len(x) // 2, 77, 8)
+        params = script_callbacks.CFGDenoiserParams(x, None, sigma.clone(), self.step, 0, conds, None, self)
+        for callback in script_callbacks.callbacks["cfg_denoiser"]:
+            callback(params)
+        skips = (self.step % 2 or shared.opts.s_min_uncond_all) and sigma[0] < s_min_uncond
+        x = x[: len(conds)] if skips else x
+        self.step += 1
+        return sd_models.model_data.sd_model.model.diffusion_model(x, torch.full((len(x),), 500.0))
 
 
 def job(controller, p, *arguments, **options):

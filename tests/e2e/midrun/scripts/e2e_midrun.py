@@ -73,9 +73,7 @@ def network():
 def at_an_evaluation(params):
     """Do what is wanted at this evaluation."""
     number = seen["evaluation"] = 0 if params.denoiser.step == 0 else seen["evaluation"] + 1
-    if FIRST:
-        params.sigma *= wanted["bend"]
-        return
+    params.sigma *= wanted["bend"]
     due = number == wanted["at"] or (wanted["every"] and number and number % wanted["every"] == 0)
     if due and wanted["what"]:
         CHANGES[wanted["what"]](wanted["by"])
