@@ -49,6 +49,8 @@ class Rule:
     """How many times as far apart they are at the end as at the start; 1 for gaps of at most two neighbouring sizes."""
     spare_last: bool = True
     """Whether the last evaluation, which the picture shows least of, is full only if all are."""
+    begins_with_line: bool = False
+    """Whether the first two evaluations are full, so that every reuse has a line; not with fewer than `SPARSE` says."""
     longest: int | None = None
     """The most evaluations from one full one to the next; None for any number."""
 
@@ -61,10 +63,12 @@ def rule_for(sampler: SamplerKind) -> Rule:
     """Return how full evaluations are spread for a sampler of this kind.
 
     Gaps that grow follow what the picture shows, which early evaluations decide. A sampler that extrapolates from its
-    last outputs enlarges the error of one that differs from the next in kind, so there gaps are even. See
+    last outputs enlarges the error of one that differs from the next in kind, so there gaps are even. So are they where
+    reuses are put right afterwards, but not the first one: without a line it may lead to another picture. See
     docs/closeness.md.
     """
-    return Rule(growth=1.0 if sampler.extrapolates else 6.0)
+    even = sampler.extrapolates or sampler.pays_back
+    return Rule(growth=1.0 if even else 6.0, begins_with_line=sampler.pays_back)
 
 
 def longest_gap(total: int) -> int:
@@ -107,6 +111,8 @@ def _spread(total: int, count: int, rule: Rule) -> tuple[int, ...]:
         return tuple(range(total))
     if count == 1:
         return (0,)
+    if rule.begins_with_line and total / count < SPARSE and count > 2:
+        return _after_a_line(total, count, rule)
     return _even(total, count, rule) if rule.growth == 1 else _growing(total, count, rule)
 
 
@@ -122,6 +128,12 @@ def _even(total: int, count: int, rule: Rule) -> tuple[int, ...]:
     if gap == 1 and longer and shorter < FEWEST_SHORT:
         return _spread(total, count - 1, rule)
     return (0, *np.cumsum([gap] * shorter + [gap + 1] * longer).tolist())
+
+
+def _after_a_line(total: int, count: int, rule: Rule) -> tuple[int, ...]:
+    """Return `count` full evaluations: 0, 1, and from there on in gaps of at most two neighbouring sizes."""
+    gap, longer = divmod(total - 2 - rule.spare_last, count - 2)
+    return (0, 1, *(1 + np.cumsum([gap] * (count - 2 - longer) + [gap + 1] * longer)).tolist())
 
 
 def _growing(total: int, count: int, rule: Rule) -> tuple[int, ...]:

@@ -136,7 +136,7 @@ class Settings:
         WholeNumber(0, 11),
         "Depth",
         "How many pairs of outer blocks run every time. With a fixed interval, higher is slower and closer. "
-        "At 0 only the output layer runs; samplers that add noise then use 1.",
+        "At 0 only the output layer runs; samplers that add noise, and runs without a forecast, then use 1.",
     )
     center: int = setting(
         15,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from deepcache_ext.planning.sampler_kind import SamplerKind
 from deepcache_ext.planning.settings import Choice, Kind, Settings, accepted
 from deepcache_ext.sentence import shown
 from deepcache_ext.webui.family import Family
@@ -42,7 +43,7 @@ class Control:
     label: str
     help: str
     before: Any = None
-    """What pictures have whose infotext does not name it, if that is not the default: those made before there was it."""
+    """What pictures have whose infotext does not name it, if not the default: those made before there was it."""
 
     @property
     def unwritten(self) -> Any:
@@ -76,9 +77,10 @@ def _controls() -> Iterator[Control]:
     yield Control(
         "hires",
         "same",
-        Choice(("same", "own", "off")),
+        Choice(("same", "own", "uniform", "off")),
         "Hires pass",
-        "The second pass of hires fix: same settings, its own speed and depth, or not cached at all.",
+        "The second pass of hires fix: same settings, its own speed and depth, its own interval and depth whatever the "
+        "first pass has, or not cached at all.",
     )
     for name in _OF_HIRES:
         control = of_settings[name]
@@ -110,6 +112,8 @@ SCHEDULES = {
 
 The first is the one that is implied where a setting of the first pass is named.
 """
+_OWN, _EVENLY = "own", "uniform"
+"""What the hires pass does where it has settings of its own: with the first pass's schedule, or evenly in any case."""
 
 CONTROLS = {control.name: control for control in _controls()}
 """Every control by name, in the order of the panel and of the API's positional arguments."""
@@ -122,23 +126,45 @@ class Options:
     """What one job does."""
 
     base: Settings
+    """Of a job's first pass."""
     hires: Settings | None
     """Of the second pass of hires fix; None if that is not cached."""
+    others: Settings
+    """Of any other pass: an inner one, or another run of a sampler in the same job."""
     inner: bool
     values: Mapping[str, Any]
-    """The value in force of every control; the preset is "Custom" where a value was given that it would have set."""
+    """The value in force of every control; the preset is "Custom" where a value was given that it would have set.
+
+    A list beside a preset is for the first pass alone, so the preset stays: it is that of the other passes.
+    """
+
+    def are_presets(self, settings: Settings) -> bool:
+        """Tell whether `settings`, those of one of the passes, are a preset's, which leaves some passes alone."""
+        return self.values["preset"] != CUSTOM and settings.schedule != "list"
 
     def infotext(self) -> dict[str, Any]:
         """Return what differs from what infotext need not name and matters here, by infotext key."""
-        schedule, own = self.base.schedule, self.values["hires"] == "own"
-        relevant = {name: schedule in schedules for name, schedules in SCHEDULES.items()}
-        of_hires = {name: relevant.get(f"hires_{name}", relevant.get(name, True)) for name in _OF_HIRES}
-        relevant |= {f"hires_{name}": own and matters for name, matters in of_hires.items()}
+        schedule, hires = self.base.schedule, self.values["hires"]
         return {
             control.infotext_key: written(self.values[name])
             for name, control in CONTROLS.items()
-            if relevant.get(name, True) and self.values[name] != control.unwritten
+            if has_effect(name, schedule, hires) and self.values[name] != control.unwritten
         }
+
+
+def has_effect(name: str, schedule: str, hires: str) -> bool:
+    """Tell whether a control's value matters with a schedule of the first pass and a choice for the hires pass."""
+    setting = name.removeprefix("hires_")
+    if setting == name:
+        return schedule in SCHEDULES.get(name, (schedule,))
+    if hires == _EVENLY:
+        return setting != "speed_up"
+    return hires == _OWN and schedule in _schedules_of(name, schedule)
+
+
+def _schedules_of(name: str, schedule: str) -> tuple[str, ...]:
+    """Return the schedules that a control is for; the one given where it is for any."""
+    return SCHEDULES.get(name, SCHEDULES.get(name.removeprefix("hires_"), (schedule,)))
 
 
 def written(value: Any) -> Any:
@@ -150,9 +176,10 @@ def given(arguments: Sequence[Any], enabled: Any = None) -> dict[str, Any]:
     """Return the values that a caller gave, by name.
 
     `arguments` are values in the panel's order, of which those that the preset or the defaults give anyway don't
-    count as given, or one object with names first. Either may be partial. Raises ValueError for an unknown name, for a
-    value that its control does not accept, for more values than there are controls, and for a value that is named and
-    can have no effect; a job that is not enabled is not read any further. `enabled` counts in the place of the
+    count as given, or one object with names. Either may be partial, for the host fills in the defaults of what is
+    missing. What is given goes over the preset. Raises ValueError for an unknown name, for a value that its control
+    does not accept, for more values than there are controls, for values after an object, and for a value that is named
+    and can have no effect; a job that is not enabled is not read any further. `enabled` counts in the place of the
     caller's, if it is not None.
     """
     first = arguments[0] if arguments else None
@@ -168,14 +195,27 @@ def given(arguments: Sequence[Any], enabled: Any = None) -> dict[str, Any]:
         raise ValueError(f"at most {len(CONTROLS)} values are taken; got {len(arguments)}")
     values = {name: CONTROLS[name].read(value) for name, value in raw.items()}
     if named:
+        _check_alone(arguments[1:])
         return _with_effect(values, {}, lenient=True)
-    presets = PRESETS.get(values.get("preset", CUSTOM), {}).values()
+    preset = values.get("preset", CUSTOM)
+    usual = _schedule({"preset": preset})
+    counts = _counting(values, PRESETS.get(preset, {}).values())
+    if "schedule" not in counts and values.get("schedule", usual) != usual:
+        counts |= _implied_schedule(counts, usual)  # the default stands there, which the host may have filled in
+    return counts if counts.get("schedule", usual) == usual else _counting(values, ()) | counts
+
+
+def _counting(values: Mapping[str, Any], presets: Collection[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return those of the values by place that count as given: which neither the defaults nor `presets` give anyway."""
     by_themselves = {name: {CONTROLS[name].default, *(p.get(name) for p in presets)} for name in values}
-    return {
-        name: value
-        for name, value in values.items()
-        if name in {"enabled", "preset"} or value not in by_themselves[name]
-    }
+    return {n: v for n, v in values.items() if n in {"enabled", "preset"} or v not in by_themselves[n]}
+
+
+def _check_alone(others: Sequence[Any]) -> None:
+    """Raise ValueError for a value after an object, unless it is the default that the host fills in."""
+    for value, control in zip(others, list(CONTROLS.values())[1:], strict=False):
+        if value != written(control.default):
+            raise ValueError(f"an object of settings comes alone; got {shown(value)} after it")
 
 
 def overridden(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -202,35 +242,44 @@ def _with_effect(named: Mapping[str, Any], beside: Mapping[str, Any], *, lenient
     what the hires pass does, go on to name whatever is the default, as with all that the schema has.
     """
     found = {**beside, **named}
-    found |= _implied(named, _schedule(found))
-    schedule, hires = _schedule(found), found.get("hires", CONTROLS["hires"].default)
+    found |= _implied_schedule(named, _schedule(found))
+    schedule = _schedule(found)
+    found |= _implied_hires(named, schedule, found.get("hires", CONTROLS["hires"].default))
+    hires = found.get("hires", CONTROLS["hires"].default)
     for name, value in named.items():
-        setting, usual = name.removeprefix("hires_"), lenient and value == CONTROLS[name].default
-        wanted = SCHEDULES.get(name, SCHEDULES.get(setting, (schedule,)))
-        if name == "preset" and value in PRESETS:
-            wanted = (_schedule({name: value}),)
+        usual = lenient and value == CONTROLS[name].default
+        if has_effect(name, schedule, hires):
+            continue
+        wanted = _schedules_of(name, schedule)
         if schedule not in wanted and not (usual and "schedule" in named):
             raise ValueError(f"{name} has no effect with the schedule {schedule}, only with {' and '.join(wanted)}")
-        if name != setting and hires != "own" and not (usual and "hires" in named):
+        if schedule in wanted and not (usual and "hires" in named):
             raise ValueError(f"{name} has no effect where hires is {hires}, only where it is own")
     return found
 
 
-def _implied(named: Mapping[str, Any], schedule: str) -> dict[str, Any]:
-    """Return the choices without which some of the values that somebody named would have no effect.
+def _implied_schedule(named: Mapping[str, Any], schedule: str) -> dict[str, Any]:
+    """Return the schedule without which some of the values that somebody named would have no effect, if it is another.
 
     `schedule` is the one in force beside them, which stays if it is one that they are for.
     """
-    found, wanted = {}, schedule
+    wanted = schedule
     for name, schedules in SCHEDULES.items():
         of_first = name in named and not name.startswith("hires_")
         if of_first and named[name] != () and wanted not in schedules:
             wanted = schedules[0]
-    if "schedule" not in named and wanted != schedule:
-        found["schedule"] = wanted
-    if "hires" not in named and any(f"hires_{name}" in named for name in _OF_HIRES):
-        found["hires"] = "own"
-    return found
+    return {"schedule": wanted} if "schedule" not in named and wanted != schedule else {}
+
+
+def _implied_hires(named: Mapping[str, Any], schedule: str, hires: str) -> dict[str, Any]:
+    """Return the choice for the hires pass without which what somebody named of it would have no effect, if needed."""
+    if "hires" in named:
+        return {}
+    wanted = hires
+    for name in (f"hires_{name}" for name in _OF_HIRES):
+        if name in named and not has_effect(name, schedule, wanted):
+            wanted = _EVENLY if name == "hires_interval" and not has_effect(name, schedule, _OWN) else _OWN
+    return {"hires": wanted} if wanted != hires else {}
 
 
 def _schedule(values: Mapping[str, Any]) -> str:
@@ -243,19 +292,31 @@ def _schedule(values: Mapping[str, Any]) -> str:
 def resolved(values: Mapping[str, Any], family: Family) -> Options:
     """Return the options for a checkpoint of `family`: the defaults, over them the preset, over it what was given.
 
-    A preset's values are for its schedule; where another was given, none of them is taken. Raises ValueError where the
-    values don't go together.
+    A preset's values are for its schedule; where another was given, none of them is taken. Beside a preset a list is
+    for the first pass, and the others are the preset's. Raises ValueError where the values don't go together.
     """
     preset = values.get("preset", CONTROLS["preset"].default)
     defaults = {name: control.default for name, control in CONTROLS.items()}
     of_preset = PRESETS[preset][family] if preset in PRESETS else {}
+    others = Settings(**of_preset) if of_preset and values.get("schedule") == "list" else None
     if values.get("schedule") not in {None, of_preset.get("schedule")}:
         of_preset = {}
     force = {**defaults, **of_preset, **values}
-    force["preset"] = preset if of_preset and not of_preset.keys() & values.keys() else CUSTOM
-    base = Settings(**{field.name: force[field.name] for field in dataclasses.fields(Settings)})
-    hires = {"same": base, "off": None}.get(force["hires"], base)
-    if force["hires"] == "own":
+    if others is None:
+        force["preset"] = preset if of_preset and not of_preset.keys() & values.keys() else CUSTOM
+    base = _with_depth(Settings(**{field.name: force[field.name] for field in dataclasses.fields(Settings)}))
+    others = others or base
+    hires = {"same": others, "off": None}.get(force["hires"], others)
+    if force["hires"] in {_OWN, _EVENLY}:
         own = {name: force[f"hires_{name}"] for name in _OF_HIRES}
-        hires = dataclasses.replace(base, **own, schedule="auto" if base.schedule == "list" else base.schedule)
-    return Options(base, hires, force["inner"], force)
+        own["schedule"] = "uniform" if force["hires"] == _EVENLY else others.schedule
+        own["schedule"] = "auto" if own["schedule"] == "list" else own["schedule"]
+        hires = _with_depth(dataclasses.replace(others, **own))
+        force["hires_depth"] = hires.depth
+    force["depth"] = base.depth
+    return Options(base, hires, others, force["inner"], force)
+
+
+def _with_depth(settings: Settings) -> Settings:
+    """Return settings that name the depth which is in force with any sampler."""
+    return dataclasses.replace(settings, depth=SamplerKind().depth(settings))

@@ -14,7 +14,17 @@ from deepcache_ext.planning.settings import Choice, Number, WholeNumber, accepte
 from deepcache_ext.webui import plan
 from deepcache_ext.webui.family import Family
 from deepcache_ext.webui.hosts import host
-from deepcache_ext.webui.options import CONTROLS, SCHEDULES, Control, Flag, Options, given, resolved, written
+from deepcache_ext.webui.options import (
+    CONTROLS,
+    SCHEDULES,
+    Control,
+    Flag,
+    Options,
+    given,
+    has_effect,
+    resolved,
+    written,
+)
 from deepcache_ext.webui.passes import Controller
 from deepcache_ext.webui.presets import BALANCED, CUSTOM, NO_CLOSER, PRESETS, for_run, left_alone
 from deepcache_ext.webui.reports import JobReport
@@ -108,9 +118,10 @@ class Panel:
         preset = components["preset"]
         sets = [components[name] for name in _SETS]
         preset.input(_preset_values, [preset, *sets], sets, **quick)
-        preset.change(lambda name: gr.update(visible=name == CUSTOM), preset, custom, **quick)
-        components["enabled"].change(_preset_values, [preset, *sets], sets, **quick)
         schedule, depth = components["schedule"], components["depth"]
+        for component in (preset, schedule):
+            component.change(_shows_custom, [preset, schedule], custom, **quick)
+        components["enabled"].change(_values_when_enabled, [preset, *sets], sets, **quick)
         schedule.input(_depth_with, [schedule, depth], depth, **quick)
         chosen = [components["schedule"], components["hires"]]
         dependent = [components[name] for name in _DEPENDENT]
@@ -122,7 +133,7 @@ class Panel:
 
     def _component(self, name: str) -> Any:
         control = CONTROLS[name]
-        visible = _is_visible(name, CONTROLS["schedule"].default, CONTROLS["hires"].default)
+        visible = has_effect(name, CONTROLS["schedule"].default, CONTROLS["hires"].default)
         visible = visible and not (self._img2img and name == "hires")
         return _component(control, elem_id=self._elem_id(name), visible=visible)
 
@@ -152,7 +163,7 @@ class Panel:
         tuned = None
         if self._controller.plans is not None:
             key = key_of(sampler, scheduler, steps, img2img=self._img2img)
-            tuned = plan_for(options, key, self._controller.plans, family, hires=bool(tab.get("hires")))
+            tuned = plan_for(options, key, self._controller.plans, family)
             if self._controller.plans.problem:
                 yield f"<p>{html.escape(self._controller.plans.problem)}.</p>"
         yield _picture(name, options, sampler, scheduler, steps, denoising, family, tuned)
@@ -182,12 +193,13 @@ def _picture(
     settings = options.hires if name == "hires" else options.base
     itself = host.samplers.decides_itself(sampler)
     note = left_alone(steps, 1.0 if name == "txt2img" else denoising, evaluations, decides_itself=itself)
-    if note and options.values["preset"] != CUSTOM:
+    presets = settings is not None and options.are_presets(settings)
+    if note and presets:
         settings = None
     kind = host.samplers.kind(sampler)
     if settings is not None:
         settings = for_run(settings, options.values["preset"], kind)
-    no_closer = sampler if options.values["preset"] in NO_CLOSER.get(sampler, ()) else ""
+    no_closer = sampler if presets and options.values["preset"] in NO_CLOSER.get(sampler, ()) else ""
     if tuned is not None and settings is not None:
         settings, note = tuned.settings, "tuned for this checkpoint"
         no_closer = "" if tuned.is_worth_it else sampler
@@ -236,6 +248,15 @@ def _preset_values(preset: str, schedule: str, speed_up: float, depth: int) -> l
     return [gr.update(value=schedule), gr.update(value=speed_up), gr.update(value=min(depth, most), maximum=most)]
 
 
+def _values_when_enabled(preset: str, schedule: str, speed_up: float, depth: int) -> list[Any]:
+    """Return what `_preset_values` does, but leave a list alone, which infotext may have brought beside a preset."""
+    return _preset_values(CUSTOM if schedule == "list" else preset, schedule, speed_up, depth)
+
+
+def _shows_custom(preset: str, schedule: str) -> Any:
+    return gr.update(visible=preset == CUSTOM or schedule == "list")
+
+
 def _depth_with(schedule: str, depth: int) -> int:
     """Return the depth that goes with a schedule: the presets' or the default, unless `depth` is neither of them."""
     preset, usual = PRESETS[BALANCED][host.loaded().family], int(CONTROLS["depth"].default)
@@ -250,11 +271,5 @@ def _opened_by(*values: Any) -> Any:
     return gr.update(open=True) if list(values) != defaults else gr.update()
 
 
-def _is_visible(name: str, schedule: str, hires: str) -> bool:
-    setting = name.removeprefix("hires_")
-    schedules = SCHEDULES.get(name, SCHEDULES.get(setting, {schedule}))
-    return schedule in schedules and (setting == name or hires == "own")
-
-
 def _visibility(schedule: str, hires: str) -> list[Any]:
-    return [gr.update(visible=_is_visible(name, schedule, hires)) for name in _DEPENDENT]
+    return [gr.update(visible=has_effect(name, schedule, hires)) for name in _DEPENDENT]

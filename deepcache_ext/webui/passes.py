@@ -14,11 +14,11 @@ from deepcache_ext.webui.expected_run import ExpectedRuns
 from deepcache_ext.webui.hosts import host
 from deepcache_ext.webui.options import INFOTEXT_KEYS, Options, given, overridden, resolved
 from deepcache_ext.webui.plot_cells import overrides_of
-from deepcache_ext.webui.presets import CUSTOM, for_run, left_alone
+from deepcache_ext.webui.presets import for_run, left_alone
 from deepcache_ext.webui.reports import NOT_USED, JobReport, PassReport, explain
 from deepcache_ext.webui.running_pass import RunningPass
 from deepcache_ext.webui.tuning.tuned import TunedPlans
-from deepcache_ext.webui.tuning.tuned_runs import applied
+from deepcache_ext.webui.tuning.tuned_runs import TunedRun, tuned_run
 
 logger = logging.getLogger("deepcache")
 
@@ -28,7 +28,7 @@ _OUR_KEYS = {NOT_USED, *INFOTEXT_KEYS}
 class _Job:
     """A running job: whose it is, what it was sent and asks for by that (None: nothing), and what it did.
 
-    `options` are what it asks for with the plan that was found for its checkpoint, if there is one.
+    `tuned` is what was found for its first pass on its checkpoint, if anything was.
     """
 
     def __init__(self, p: Any, arguments: Sequence[Any], report: JobReport) -> None:
@@ -36,9 +36,35 @@ class _Job:
         self.identity = host.job_id()
         self.arguments = list(arguments)
         self.asked: Options | None = None
-        self.options: Options | None = None
+        self.tuned: TunedRun | None = None
         self.report = report
         self.expected = ExpectedRuns()
+        self._runs: set[tuple[Any, bool]] = set()
+
+    def has_run(self, *, hires: bool) -> bool:
+        """Note a run of a sampler, and tell whether there was one before it of the same batch and pass.
+
+        Then it is a pass of somebody else's, who runs a sampler once more on the job's own processing object.
+        """
+        batch = getattr(self.p(), "iteration", None)
+        run = batch, hires
+        again = run in self._runs
+        if batch is not None:
+            self._runs.add(run)
+        return again
+
+    def options_of(self, sampler: Any, report: PassReport) -> Options | None:
+        """Return the options of the job's first pass, which `report` is of: the tuned ones are for that very run.
+
+        Where prompts change in mid-run the preset's own plan is in force, which is made anew at the change.
+        """
+        if self.tuned is None or self.asked is None:
+            return self.asked
+        is_it = (report.sampler, report.planned) == (self.tuned.key.sampler, self.tuned.key.evaluations)
+        is_it = is_it and not host.prompts_change(sampler)
+        options = self.tuned.options if is_it else self.asked
+        _write(self.p(), options)
+        return options
 
 
 class Controller:
@@ -85,13 +111,13 @@ class Controller:
             else:
                 job.asked = _asked(arguments, overrides)
                 enabled = job.asked is not None
-            if job.asked is not None:
-                job.options = job.asked if self.plans is None else applied(job.asked, p, self.plans)
+            if job.asked is not None and self.plans is not None:
+                job.tuned = tuned_run(job.asked, p, self.plans)
         except ValueError as error:
             job.report.reason = str(error)
             explain(p, str(error))
-        if job.options is not None:
-            p.extra_generation_params.update(job.options.infotext())
+        if job.asked is not None:
+            _write(p, job.asked if job.tuned is None else job.tuned.options)
         if enabled or self._jobs:
             self._jobs.append(job)
 
@@ -147,17 +173,18 @@ class Controller:
             return None, None
         outermost = self._jobs[0]
         own = self._job_of(sampler.p)
-        inner = own is not outermost
-        options = (own or outermost).options
+        hires = bool(getattr(sampler.p, "is_hr_pass", False))
+        first = own is not None and not own.has_run(hires=hires)
+        inner = own is not outermost or not first
+        options = (own or outermost).asked
         if options is None:
             return None, None
-        hires = bool(getattr(sampler.p, "is_hr_pass", False))
         kind = "hires" if hires else "txt2img" if hasattr(sampler.p, "enable_hr") else "img2img"
-        settings = options.hires if hires else options.base
         report = PassReport(f"inner {kind}" if inner else kind, sampler.config.name)
         outermost.report.passes.append(report)
         self.last_report = outermost.report  # what a pass did is known when it ends, whatever becomes of its job
-        if settings is None or (inner and not (outermost.options or options).inner):
+        settings = options.hires if hires else options.base if first else options.others
+        if settings is None or (inner and not (outermost.asked or options).inner):
             report.reason = "switched off for this pass"
             return report, None
         img2img, scheduler = kind != "txt2img", _scheduler(sampler.p)
@@ -165,7 +192,11 @@ class Controller:
             sampler, steps, func, img2img=img2img, scheduler=scheduler, asks=settings.reuses
         )
         report.planned = expected.evaluations
-        if options.values["preset"] != CUSTOM:
+        if own is not None and first and not hires:
+            options = own.options_of(sampler, report) or options
+            settings = options.base
+        presets = options.are_presets(settings)
+        if presets:
             denoising = sampler.p.denoising_strength or 1.0 if img2img else 1.0
             report.reason = left_alone(steps, denoising, report.planned, decides_itself=expected.decides_itself)
             if report.reason:
@@ -173,7 +204,8 @@ class Controller:
         try:
             if obstacle := host.obstacle():
                 raise ValueError(obstacle)
-            settings = for_run(settings, options.values["preset"], expected.kind)
+            if presets:
+                settings = for_run(settings, options.values["preset"], expected.kind)
             return report, RunningPass(sampler, expected, settings, report)
         except ValueError as error:
             report.reason = str(error)
@@ -200,6 +232,13 @@ def _asked(arguments: Sequence[Any], overrides: Mapping[str, Any]) -> Options | 
     values = given(arguments, overrides.get("enabled", True if overrides else None))
     values = overridden(values, overrides) if overrides else values
     return resolved(values, host.loaded().family) if values.get("enabled", False) else None
+
+
+def _write(p: Any, options: Options) -> None:
+    """Have the infotext of the pictures of `p` say `options`, and nothing else of them."""
+    for key in INFOTEXT_KEYS:
+        p.extra_generation_params.pop(key, None)
+    p.extra_generation_params.update(options.infotext())
 
 
 def _scheduler(p: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from deepcache_ext.sentence import counted
 from deepcache_ext.statistics import Statistics
 
 NOT_USED = "DeepCache not used"
@@ -25,7 +26,11 @@ class PassReport:
     planned: int | None = None
     """Evaluations that the sampler was expected to make; None if nobody knows."""
     plan: str = ""
-    """Which of them were to be full, as the setting `steps` takes it."""
+    """Which of them were to be full, as the setting `steps` takes it; "" where nothing was reused."""
+    in_full: str = ""
+    """Which were made in full, in the same way."""
+    depth: int | None = None
+    """That in force, which may be another than asked for; None where nothing was to be cached."""
     statistics: Statistics = field(default_factory=Statistics)
     sampling_seconds: float = 0.0
     """Of the sampler's whole run."""
@@ -40,7 +45,7 @@ class PassReport:
     cost: float = 0.0
     """Of the evaluations made, reckoned in full ones; 0 where nothing was cached."""
     reason: str = ""
-    """Why nothing was cached, or why caching ended early."""
+    """Why nothing was cached, why caching ended early, or why more evaluations were full than planned."""
 
     def __str__(self) -> str:
         s = self.statistics
@@ -66,6 +71,19 @@ class JobReport:
 
     def __str__(self) -> str:
         return "; ".join(map(str, self.passes)) or f"not used: {self.reason or 'nothing was sampled'}"
+
+
+def more_in_full(more: int, done: Statistics) -> str:
+    """Return why `more` evaluations of a pass were made in full than its plan has; "" if none were."""
+    if more <= 0:
+        return ""
+    if done.switched:
+        why = "as prompts, unconds or weights changed there"
+    elif done.missed:
+        why = "as what was kept did not fit there"
+    else:
+        why = "as the noise rose or a guidance began there"
+    return f"{counted(more, 'evaluation')} more than planned made in full, {why}"
 
 
 def explain(p: Any, sentence: str) -> None:

@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from deepcache_ext.network.own_hooks import OwnHooks
 from deepcache_ext.planning.schedule import Action, Schedule
@@ -19,7 +19,7 @@ from deepcache_ext.webui.expected_run import ExpectedRun
 from deepcache_ext.webui.hosts import host
 from deepcache_ext.webui.hosts.host import Evaluation
 from deepcache_ext.webui.plan import reuse_cost
-from deepcache_ext.webui.reports import NO_EVALUATION, PassReport, explain
+from deepcache_ext.webui.reports import NO_EVALUATION, PassReport, explain, more_in_full
 
 
 class RunningPass:
@@ -47,12 +47,19 @@ class RunningPass:
             control_models=lambda: host.control_models(self._p),
             controls_ahead=host.controls_ahead,
         ).install()
-        report.plan = _full_steps(self._run.schedule)
+        report.depth = self._run.depth
+        report.plan = _as_steps(_planned_in_full(self._run.schedule))
+        self._begun = self._full_before = 0
+        self._in_full: list[int] = []
         self._timers: list[CallTimer] = []
         self._time_calls()
         self._evaluation: Evaluation | None = None
         self._heard_at: nn.Module | None = None
         self._hooks: OwnHooks | None = None
+        self._sigma: Tensor | None = None
+        self._denoiser_hooks = OwnHooks(self.denoiser) if isinstance(self.denoiser, nn.Module) else None
+        if self._denoiser_hooks is not None:
+            self._denoiser_hooks.add_before(self._hear, first=True)
 
     def start_evaluation(self, params: Any) -> None:
         """Start the next evaluation, on the U-Net that is in force now."""
@@ -67,16 +74,25 @@ class RunningPass:
                 explain(self._p, f"since the checkpoint changed, {error}")
             else:
                 self._time_calls()
-        self._evaluation = begun = host.evaluation(params)
+        self._note_full()
+        self._begun += 1
+        self._evaluation = begun = host.evaluation(params, self._sigma)
         self._listen(begun.heard_at)
         self._run.start_evaluation(
-            keys=begun.keys, batch=begun.batch, exact=begun.exact, partial=begun.partial, noise=params.sigma
+            keys=begun.keys,
+            batch=begun.batch,
+            exact=begun.exact,
+            partial=begun.partial,
+            noise=params.sigma if self._sigma is None else self._sigma,
         )
 
     def end(self, seconds: float) -> None:
         """Leave the U-Net as it was found, and report; the sampler's run took `seconds`."""
         self.release()
+        self._note_full()
         report, run = self._report, self._run
+        report.in_full = _as_steps(self._in_full)
+        report.plan = report.plan if run.statistics.reused else ""
         report.statistics = run.statistics
         report.sampling_seconds = seconds
         report.cost = run.statistics.full + run.statistics.reused * self._reuse
@@ -86,6 +102,9 @@ class RunningPass:
             explain(self._p, report.reason)
         made = run.statistics.full + run.statistics.reused
         report.reason = report.reason or ("" if made else NO_EVALUATION)
+        if made == report.planned:
+            more = run.statistics.full - len(_planned_in_full(run.schedule))
+            report.reason = report.reason or more_in_full(more, run.statistics)
         report.unet_seconds, saved = _measured([timer.seconds() for timer in self._timers])
         if report.planned is not None and made <= report.planned and saved > 0 < seconds:
             report.speed_up = (seconds + saved) / seconds
@@ -95,7 +114,15 @@ class RunningPass:
         self._run.remove()
         self._timers[-1].remove()
         self._listen(None)
-        self._evaluation = None
+        self._evaluation = self._sigma = None
+        if self._denoiser_hooks is not None:
+            self._denoiser_hooks.remove()
+
+    def _note_full(self) -> None:
+        """Note the evaluation that has just ended if it was made in full."""
+        if self._run.statistics.full > self._full_before:
+            self._in_full.append(self._begun - 1)
+        self._full_before = self._run.statistics.full
 
     def _listen(self, module: nn.Module | None) -> None:
         """Hear of what the host calls `module` with, before anybody else does; of nothing any more if None."""
@@ -107,6 +134,10 @@ class RunningPass:
         self._hooks = None if module is None else OwnHooks(module)
         if self._hooks is not None:
             self._hooks.add_before(self._say, first=True)
+
+    def _hear(self, _module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Hear at what noise levels the denoiser is called, before anybody can change them."""
+        self._sigma = args[1] if len(args) > 1 else kwargs.get("sigma")
 
     def _say(self, _module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Tell the pass for which of its rows a call is."""
@@ -127,11 +158,16 @@ class RunningPass:
         self._timers[-1].install()
 
 
-def _full_steps(schedule: Schedule) -> str:
-    """Return the full evaluations of a schedule with a total as text, such as "0-4, 6, 9"."""
+def _planned_in_full(schedule: Schedule) -> list[int]:
+    """Return the full evaluations of a schedule; none of one without a total."""
     actions = enumerate(schedule.actions() if schedule.total is not None else ())
-    runs = itertools.groupby(actions, lambda numbered: numbered[1] is not Action.REUSE)
-    full = [[number for number, _ in run] for is_full, run in runs if is_full]
+    return [number for number, action in actions if action is not Action.REUSE]
+
+
+def _as_steps(numbers: Sequence[int]) -> str:
+    """Return evaluations in ascending order as text, such as "0-4, 6, 9"."""
+    runs = itertools.groupby(enumerate(numbers), lambda placed: placed[1] - placed[0])
+    full = [[number for _, number in run] for _, run in runs]
     return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in full)
 
 

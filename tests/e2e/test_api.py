@@ -5,7 +5,7 @@ import pytest
 from deepcache_ext import Settings
 from deepcache_ext.webui.options import CONTROLS
 from deepcache_ext.webui.presets import PRESETS
-from tests.e2e.pictures import EVERY_THIRD, same
+from tests.e2e.pictures import EVERY_THIRD, HIRES, same
 from tests.unit.test_readme import api_examples
 
 FAST = {"interval": 5, "depth": 2}
@@ -140,3 +140,30 @@ def test_the_readmes_examples_are_cached(maker, example):
     maker.server.post("/sdapi/v1/txt2img", example | small)
     ((_, full, reused),) = maker.counts()
     assert (full + reused, reused > full) == (20, True)
+
+
+def test_what_is_named_goes_over_the_preset(maker, alone):
+    assert same(maker.make(cache={"preset": "Balanced"} | EVERY_THIRD), alone)
+    assert same(maker.make(cache=[True, "Balanced", "uniform", 2.0, 4, 1]), maker.make(cache={"interval": 4}))
+    assert maker.counts() == [("txt2img", 2, 6)]
+
+
+def test_an_interval_of_the_hires_pass_leaves_the_first_pass_to_the_preset(maker):
+    request = HIRES | {"steps": 12, "hr_second_pass_steps": 6}
+    maker.make(cache={"preset": "Balanced"}, **request)
+    first, _ = maker.counts()
+    maker.make(cache={"preset": "Balanced", "hires_interval": 2}, **request)
+    assert maker.counts() == [first, ("hires", 3, 3)]
+
+
+def test_infotext_has_the_depth_in_force(maker):
+    one = maker.make(cache={"interval": 3, "depth": 0, "forecast": "off"})
+    assert "DeepCache depth" not in one["info"]["extra_generation_params"]
+    assert same(one, maker.make(cache={"interval": 3, "depth": 1, "forecast": "off"}))
+
+
+def test_values_after_an_object_are_told_of(maker):
+    reply = maker.make(cache=[{"enabled": True, "interval": 3}, True, "Fast"])
+    sentence = "an object of settings comes alone; got True after it"
+    assert reply["info"]["extra_generation_params"]["DeepCache not used"] == sentence
+    assert same(reply, maker.make())

@@ -55,21 +55,22 @@ def load_checkpoint(name="one", unet=None, **family):
     return model
 
 
-class Denoiser:
+class Denoiser(nn.Module):
     """The host's denoiser: calls back, and notes how the U-Net answers an input that is as large as its number."""
 
     def __init__(self, sampler, steps, rows, during, s_min_uncond):
+        super().__init__()
         self.sampler, self.step, self.answers, self.init_latent = sampler, 0, [], None
         self._steps, self._rows, self._during, self._s_min_uncond = steps, rows, during, s_min_uncond
 
-    def __call__(self, x, _sigma, **_extra_args):
+    def forward(self, x, sigma, **_extra_args):
         step, rows = self.step, self._rows
         if self._during is not None:
             self._during(step)
         given = torch.full((rows, 2, 8, 8), float(step))
-        sigma = torch.full((rows,), 1.0)
+        sigma = sigma[:1].expand(rows)
         conds = torch.zeros(rows // 2, 77, 8)
-        params = script_callbacks.CFGDenoiserParams(given, None, sigma, step, self._steps, conds, None, self)
+        params = script_callbacks.CFGDenoiserParams(given, None, sigma.clone(), step, self._steps, conds, None, self)
         for callback in script_callbacks.callbacks["cfg_denoiser"]:
             callback(params)
         skips = (step % 2 or shared.opts.s_min_uncond_all) and sigma[0] < self._s_min_uncond
@@ -84,18 +85,23 @@ FUNCTIONS = {"Euler a": sampling.sample_euler_ancestral, "DPM++ 2M": sampling.sa
 """The functions of the samplers by name; any other is Euler's."""
 
 
+FOR_THE_DENOISER = {"cond", "uncond"}
+
+
 def sample(p, steps=6, name="Euler", rows=2, during=None, s_min_uncond=0, function=None, **options):
     """Run a sampler on the loaded checkpoint as the host does, and return how the U-Net answered each evaluation.
 
-    The sampler's function is `function` or the one of its name, and `options` what it is called with beside.
+    The sampler's function is `function` or the one of its name, and `options` what it is called with beside; what is
+    named as in `FOR_THE_DENOISER` it hands on.
     """
+    handed_on = {name: options.pop(name) for name in FOR_THE_DENOISER & options.keys()}
     sampler = sd_samplers_common.Sampler(function or FUNCTIONS.get(name, sampling.sample_euler))
     sampler.config = sd_samplers.all_samplers_map[name]
     sampler.p = p
-    sampler.sampler_extra_args = {"s_min_uncond": s_min_uncond}
+    sampler.sampler_extra_args = {"s_min_uncond": s_min_uncond} | handed_on
     sampler.model_wrap_cfg = denoiser = Denoiser(sampler, steps, rows, during, s_min_uncond)
     sampler.last_latent = x = torch.zeros(1, 4, 8, 8)
-    extra_params_kwargs = {"sigmas": torch.linspace(10, 0, steps + 1)} | options
+    extra_params_kwargs = {"sigmas": torch.linspace(1, 0, steps + 1)} | options
 
     def run():
         return sampler.func(
@@ -177,5 +183,10 @@ class PictureHost:
         self._controller.end_job(p)
         self.made.append(p)
         picture = Image.fromarray(np.full((16, 16, 3), self._grey(p), np.uint8))
-        rest = {"all_prompts": ["a"], "all_negative_prompts": [""], "all_seeds": [p.seed], "all_subseeds": [1]}
+        rest = {
+            "all_prompts": [getattr(p, "prompt", "a")],
+            "all_negative_prompts": [""],
+            "all_seeds": [p.seed],
+            "all_subseeds": [1],
+        }
         return processing.Processed(p, [picture], infotexts=["made"], index_of_first_image=0, **rest)

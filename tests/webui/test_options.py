@@ -1,12 +1,14 @@
 """From what the panel, the API, infotext or the X/Y/Z plot say to the settings in force."""
 
 import dataclasses
+import itertools
+import re
 
 import pytest
 
-from deepcache_ext import Settings
+from deepcache_ext import Schedule, Settings
 from deepcache_ext.webui import infotext
-from deepcache_ext.webui.options import CONTROLS, given, overridden, resolved, written
+from deepcache_ext.webui.options import CONTROLS, given, has_effect, overridden, resolved, written
 from deepcache_ext.webui.presets import PRESETS
 
 
@@ -146,15 +148,14 @@ def test_naming_a_value_implies_what_it_needs_to_have_an_effect():
 @pytest.mark.parametrize(
     ("value", "sentence"),
     [
-        ({"hires_interval": 5}, "hires_interval has no effect with the schedule auto, only with uniform and non-unif"),
-        ({"hires_interval": 3}, "hires_interval has no effect with the schedule auto"),
+        ({"hires": "own", "hires_interval": 5}, "hires_interval has no effect with the schedule auto, only with unif"),
+        ({"hires_speed_up": 3, "hires_interval": 5}, "hires_speed_up has no effect where hires is uniform"),
         ({"interval": 4, "hires_speed_up": 3}, "hires_speed_up has no effect with the schedule uniform"),
         ({"hires_depth": 2, "hires": "same"}, "hires_depth has no effect where hires is same, only where it is own"),
         ({"hires_depth": 2, "hires": "off"}, "hires_depth has no effect where hires is off"),
         ({"power": 2, "schedule": "uniform"}, "power has no effect with the schedule uniform, only with non-uniform"),
         ({"interval": 4, "speed_up": 3}, "interval has no effect with the schedule"),
         ({"schedule": "auto", "steps": "3"}, "steps has no effect with the schedule auto, only with list"),
-        ({"preset": "Fast", "interval": 4}, "preset has no effect with the schedule uniform, only with auto"),
     ],
     ids=str,
 )
@@ -166,6 +167,144 @@ def test_a_value_that_can_have_no_effect_is_named(value, sentence):
     if "hires_interval" not in value and set(value) != {"interval", "hires_speed_up"}:
         with pytest.raises(ValueError, match=sentence.split(" with ", maxsplit=1)[0]):
             overridden(panel, value)
+
+
+NAMED = {
+    "preset": "Fast",
+    "schedule": "non-uniform",
+    "speed_up": 2.5,
+    "interval": 4,
+    "depth": 2,
+    "center": 3,
+    "power": 2.0,
+    "steps": (0, 5, 7),
+    "start": 0.25,
+    "end": 0.75,
+    "forecast": "off",
+    "hires": "uniform",
+    "hires_speed_up": 3.5,
+    "hires_interval": 5,
+    "hires_depth": 3,
+    "inner": False,
+}
+"""A value other than the default for every control."""
+EXCLUDE_EACH_OTHER = {
+    frozenset(pair)
+    for pair in (
+        ("schedule", "speed_up"),
+        ("schedule", "steps"),
+        ("schedule", "hires_speed_up"),
+        ("speed_up", "interval"),
+        ("speed_up", "center"),
+        ("speed_up", "power"),
+        ("speed_up", "steps"),
+        ("interval", "steps"),
+        ("center", "steps"),
+        ("power", "steps"),
+        ("interval", "hires_speed_up"),
+        ("center", "hires_speed_up"),
+        ("power", "hires_speed_up"),
+        ("hires", "hires_speed_up"),
+        ("hires_speed_up", "hires_interval"),
+    )
+}
+"""Pairs of which one can have no effect beside the other; a sentence says so."""
+
+
+def pasted(found, family):
+    """Return the options that the panel has after reading the infotext."""
+    text = {key: str(value) for key, value in found.infotext().items()}
+    return options(*(read(text) for _, read in infotext.fields(list(CONTROLS))), family=family)
+
+
+def effect(found):
+    """Return all that passes are decided by."""
+    passes = [
+        None if one is None else (Schedule(one, 20).actions(), one.depth, one.forecast)
+        for one in (found.base, found.hires, found.others)
+    ]
+    return passes, found.inner, found.values["preset"]
+
+
+def is_in_force(name, value, found, beside):
+    if name == "preset":
+        replaced = {"schedule", "speed_up", "interval", "depth", "center", "power"}
+        return found.values["preset"] == value or beside in replaced
+    if name == "inner":
+        return found.inner is value
+    if name == "hires":
+        return found.values["hires"] == value
+    of_hires = name.startswith("hires_")
+    settings, setting = (found.hires, name.removeprefix("hires_")) if of_hires else (found.base, name)
+    return getattr(settings, setting) == value and has_effect(setting, settings.schedule, "same")
+
+
+@pytest.mark.parametrize("family", ["SD1", "SDXL"])
+@pytest.mark.parametrize("pair", [*itertools.combinations(NAMED, 2)], ids="+".join)
+def test_what_is_named_goes_over_the_preset_by_every_way(pair, family):
+    """As an object, as a list, as the panel that infotext fills, and as two axes of a plot."""
+    named = {name: NAMED[name] for name in pair}
+    panel = {name: written(control.default) for name, control in CONTROLS.items()} | {"enabled": True}
+    if frozenset(pair) in EXCLUDE_EACH_OTHER:
+        for ask in (lambda: given([{"enabled": True} | named]), lambda: overridden(given([*panel.values()]), named)):
+            with pytest.raises(ValueError, match="|".join(f"^{name} has no effect" for name in pair)):
+                ask()
+        return
+    found = options({"enabled": True} | named, family=family)
+    assert all(is_in_force(one, named[one], found, other) for one, other in (pair, pair[::-1]))
+    of_hires = {"hires": found.values["hires"]}
+    placed = options(*(panel | {n: written(v) for n, v in named.items()} | of_hires).values(), family=family)
+    plotted = resolved(overridden(given([*panel.values()]), named), family)
+    for other in (placed, pasted(found, family), plotted):
+        assert effect(other) == effect(found)
+
+
+def test_a_list_of_values_that_the_host_has_filled_up_names_what_differs():
+    assert options(True, "Balanced", "uniform", 2.0, 4, 1).base == Settings(interval=4)
+    assert options(True, "Balanced", "uniform", 2.0, 3, 1).base == options(True).base
+    assert options(True, "Balanced", "auto", 2.0, 4, 0).base.schedule == "auto"  # a panel
+    assert options(True, "Custom", "uniform", 3.0, 3, 1).base == Settings(speed_up=3)
+
+
+@pytest.mark.parametrize("preset", ["Balanced", "Custom"])
+@pytest.mark.parametrize("family", ["SD1", "SDXL"])
+def test_without_a_forecast_the_depth_is_one_at_least_and_infotext_says_so(preset, family):
+    named = {"enabled": True, "preset": preset, "depth": 0, "forecast": "off", "hires_depth": 0}
+    found = options(named, family=family)
+    assert (found.base.depth, found.hires.depth, found.values["depth"], found.values["hires_depth"]) == (1, 1, 1, 1)
+    assert not {"DeepCache depth", "DeepCache hires depth"} & found.infotext().keys()
+    assert effect(pasted(found, family)) == effect(found)
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2])
+@pytest.mark.parametrize("family", ["SD1", "SDXL"])
+@pytest.mark.parametrize("schedule", [{"steps": "0, 5"}, {"interval": 4}], ids=str)
+def test_a_depth_beside_another_schedule_than_the_presets_comes_back(schedule, depth, family):
+    found = options({"enabled": True, "preset": "Fast", "depth": depth} | schedule, family=family)
+    assert (found.base.depth, effect(pasted(found, family))) == (depth, effect(found))
+
+
+def test_a_list_beside_a_preset_is_for_the_first_pass():
+    found = options({"enabled": True, "preset": "Fast", "steps": "0, 5", "forecast": "off"})
+    fast = options({"enabled": True, "preset": "Fast"}).base
+    assert (found.base.steps, found.base.forecast) == ((0, 5), "off")
+    assert found.hires == found.others == fast
+    assert [found.are_presets(settings) for settings in (found.base, found.hires)] == [False, True]
+    own = options({"enabled": True, "preset": "Fast", "steps": "0, 5", "hires_depth": 2, "hires_speed_up": 1.5}).hires
+    assert own == dataclasses.replace(fast, depth=2, speed_up=1.5)
+    custom = options({"enabled": True, "preset": "Custom", "steps": "0, 5"})
+    assert custom.base == custom.hires == custom.others
+
+
+@pytest.mark.parametrize("after", [[True, "Fast"], ["Fast"], [None], [{"interval": 3}]], ids=str)
+def test_values_after_an_object_are_refused(after):
+    with pytest.raises(ValueError, match=re.escape(f"an object of settings comes alone; got {after[0]!r} after it")):
+        given([{"enabled": True}, *after])
+
+
+def test_the_defaults_that_the_host_puts_after_an_object_are_none():
+    filled = [written(control.default) for control in CONTROLS.values()]
+    assert given([{"enabled": True, "interval": 4}, *filled[1:]])["interval"] == 4
 
 
 def test_all_that_the_schema_has_may_be_named_at_once():

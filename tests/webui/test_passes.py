@@ -1,5 +1,6 @@
 """The host's jobs and passes, on the stand-in."""
 
+import copy
 import gc
 from types import SimpleNamespace
 
@@ -158,6 +159,24 @@ def test_inner_jobs_are_cached_if_wanted_whether_or_not_they_run_our_script(cont
     assert origins(sample(p)) == [0, 0, 0, 3, 3, 3]
     controller.end_job(p)
     assert [done.name for done in controller.last_report.passes] == ["txt2img", "inner img2img", "txt2img"]
+
+
+@pytest.mark.parametrize("copied", [True, False])
+@pytest.mark.parametrize("inner", [True, False])
+def test_another_run_of_a_sampler_in_the_same_batch_is_an_inner_pass_planned_by_itself(controller, inner, copied):
+    p = Processing()
+    shared.state.begin()
+    controller.begin_job(p, [{"enabled": True, "preset": "Balanced", "steps": "0, 4", "inner": inner, "hires": "off"}])
+    for p.iteration in range(2):
+        assert origins(sample(p, steps=6)) == [0, 0, 0, 0, 4, 4]
+        p.is_hr_pass = True
+        sample(p, steps=12)
+        p.is_hr_pass = False
+        sample(copy.copy(p) if copied else p, steps=12)
+    controller.end_job(p)
+    passes = [(done.name, done.statistics.reused) for done in controller.last_report.passes]
+    assert passes == [("txt2img", 4), ("hires", 0), ("inner txt2img", 6 * inner)] * 2
+    assert controller.last_report.passes[2].reason == ("" if inner else "switched off for this pass")
 
 
 def test_an_inner_job_without_deepcache_in_a_job_with_it_is_left_alone(controller):

@@ -28,7 +28,11 @@ def test_the_cells_of_a_plot_do_not_share_infotext(controller):
         job(controller, cell, ON)
     assert cells[0].extra_generation_params["DeepCache interval"] == 5
     assert NOT_USED in cells[1].extra_generation_params
-    assert cells[2].extra_generation_params == {"DeepCache enabled": True, "DeepCache preset": "Custom"}
+    assert cells[2].extra_generation_params == {
+        "DeepCache enabled": True,
+        "DeepCache preset": "Custom",
+        "DeepCache correction": "on",
+    }
 
 
 def test_a_cell_that_fails_leaves_the_next_one_alone(controller):

@@ -13,6 +13,8 @@ from deepcache_ext.webui.hosts import a1111
 from deepcache_ext.webui.reports import NOT_USED
 from tests.webui.support import Processing, evaluated
 
+ONE = torch.ones(1)
+
 
 def schedule(*ends):
     return [SimpleNamespace(end_at_step=end, cond=None) for end in ends]
@@ -46,7 +48,7 @@ def params_at(step, *, conds=None, unconds=2, rows=4, texts=2, extra=None, sampl
 
 def test_a_key_has_the_kind_the_picture_the_prompt_and_what_is_in_force():
     conds = prompts([(20,), (5, 20)], [(3, 6, 20)])
-    found = {step: a1111.rows(params_at(step, conds=conds, rows=5, texts=3)) for step in (3, 4, 6)}
+    found = {step: a1111.rows(params_at(step, conds=conds, rows=5, texts=3), ONE) for step in (3, 4, 6)}
     unconds = (("uncond", 0, 0), ("uncond", 1, 0))
     assert found[3] == (("cond", 0, 0, 0), ("cond", 0, 1, 0), ("cond", 1, 0, 0), *unconds)
     assert found[4] == (("cond", 0, 0, 0), ("cond", 0, 1, 0), ("cond", 1, 0, 1), *unconds)
@@ -54,7 +56,7 @@ def test_a_key_has_the_kind_the_picture_the_prompt_and_what_is_in_force():
 
 
 def test_an_editing_checkpoint_has_the_pictures_own_rows_between():
-    kinds = [key[0] for key in a1111.rows(params_at(0, rows=6))]
+    kinds = [key[0] for key in a1111.rows(params_at(0, rows=6), ONE)]
     assert kinds == ["cond", "cond", "image", "image", "uncond", "uncond"]
 
 
@@ -66,13 +68,13 @@ def test_an_editing_checkpoint_has_the_pictures_own_rows_between():
 def test_unconds_that_the_host_leaves_out_have_no_keys(monkeypatch, early, minimum, all_steps, left_out):
     monkeypatch.setattr(shared.opts, "skip_early_cond", early, raising=False)
     monkeypatch.setattr(shared.opts, "s_min_uncond_all", all_steps)
-    found = [len(a1111.rows(params_at(step, extra={"s_min_uncond": minimum}))) for step in range(4)]
+    found = [len(a1111.rows(params_at(step, extra={"s_min_uncond": minimum}), ONE)) for step in range(4)]
     assert [step for step, rows in enumerate(found) if rows == 2] == left_out
     assert {*found} <= {2, 4}
 
 
 def test_conds_that_somebody_has_put_in_are_told_by_their_place():
-    found = a1111.rows(params_at(0, conds=prompts([(20,)], [(20,)]), rows=5, texts=3))
+    found = a1111.rows(params_at(0, conds=prompts([(20,)], [(20,)]), rows=5, texts=3), ONE)
     assert found[:3] == (("cond", 0), ("cond", 1), ("cond", 2))
 
 
@@ -137,7 +139,9 @@ def test_a_prompt_that_changes_is_not_given_the_old_ones_feature(controller):
     conds = prompts([(1, 20)], [(20,)])
     answers, done, _ = run(controller, CUTS["one call"], conds=conds)
     assert [answer[0] for answer in answers] == [0, 0, 2, 3, 3, 3]
-    assert (done.statistics.switched, done.statistics.reused, done.reason) == (1, 3, "")
+    assert (done.statistics.switched, done.statistics.reused) == (1, 3)
+    assert done.reason == "1 evaluation more than planned made in full, as prompts, unconds or weights changed there"
+    assert (done.plan, done.in_full, done.depth) == ("0, 3", "0, 2-3", 1)
 
 
 def test_prompts_that_take_turns_are_computed_in_full_and_said(controller):
@@ -145,3 +149,4 @@ def test_prompts_that_take_turns_are_computed_in_full_and_said(controller):
     answers, done, p = run(controller, CUTS["one call"], conds=conds)
     assert [answer[0] for answer in answers] == [0, 0, 2, 3, 4, 5]
     assert done.reason == p.extra_generation_params[NOT_USED] == SWITCHED
+    assert (done.plan, done.in_full) == ("0, 3", "0, 2-5")

@@ -12,6 +12,7 @@ from modules import sd_samplers_common, sd_unet
 from deepcache_ext import SamplerKind, SamplingPass, Schedule, Settings, sampling, statistics
 from deepcache_ext.features.denoised import NoiseLevels
 from deepcache_ext.features.rows import Rows
+from deepcache_ext.statistics import Statistics
 from deepcache_ext.webui import reports
 from deepcache_ext.webui.hosts import webui
 from deepcache_ext.webui.options import CONTROLS, given, overridden, resolved
@@ -117,7 +118,8 @@ def all_that_can_be_told(controller, monkeypatch):
     yield of_error(asked(intervall=1))
     yield of_error(asked(start=0.123456789, end=0.0123456789))
     yield of_error(asked(schedule="list"))
-    yield of_error(asked(hires_interval=5))
+    yield of_error(asked(hires_interval=5, hires="own"))
+    yield of_error(lambda: given([{"enabled": True}, LONG]))
     yield of_error(asked(hires_interval=5, schedule="uniform", hires="same"))
     yield of_error(lambda: given([True, *["Custom"] * 99]))
     yield of_error(lambda: Schedule(Settings(), 4, reuse=1.0))
@@ -133,6 +135,8 @@ def all_that_can_be_told(controller, monkeypatch):
     yield of_error(lambda: SamplingPass(TaggedUNet(), Settings(depth=9)))
     named = type("N" * 200, (NoUNet,), {})()
     yield of_error(lambda: SamplingPass(named, Settings()))
+    for happened in ({"switched": 2}, {"missed": 1}, {}):
+        yield reports.more_in_full(1, Statistics(**happened))
     yield left_alone(4, 1.0, 4, decides_itself=False)
     yield left_alone(4, 0.1, 4, decides_itself=False)
     yield left_alone(20, 1.0, None, decides_itself=True)

@@ -1,13 +1,17 @@
 """The file of plans, and the jobs that use them."""
 
+import dataclasses
 import json
+from types import SimpleNamespace
 
 import pytest
+from modules import script_callbacks, shared
 
-from deepcache_ext.webui.options import given, resolved
+from deepcache_ext.webui import infotext
+from deepcache_ext.webui.options import CONTROLS
 from deepcache_ext.webui.passes import Controller
 from deepcache_ext.webui.tuning.tuned import Key, Plan, TunedPlans
-from deepcache_ext.webui.tuning.tuned_runs import key_of_job
+from deepcache_ext.webui.tuning.tuned_runs import changes_in_mid_run, key_of_job
 from tests.webui.support import Processing, load_checkpoint, sample
 
 KEY = Key("one", "Euler", "Automatic", "txt2img", 12)
@@ -70,6 +74,7 @@ def tuned(controller, plans):
     plans.keep(key_of_job(Tab()), {"Fast": PLAN})
     controller = Controller(plans)
     controller.install()
+    script_callbacks.on_cfg_denoiser(controller.start_evaluation)
     yield controller
     controller.remove()
 
@@ -97,9 +102,10 @@ def test_a_preset_makes_the_plan_and_infotext_names_its_evaluations(tuned):
     assert done.plan == "0-1, 4, 8"
     assert tab.extra_generation_params == {
         "DeepCache enabled": True,
-        "DeepCache preset": "Custom",
+        "DeepCache preset": "Fast",
         "DeepCache schedule": "list",
         "DeepCache steps": "0, 1, 4, 8",
+        "DeepCache correction": "on",
     }
 
 
@@ -111,14 +117,61 @@ def test_other_presets_and_windows_are_left_as_they_are(tuned, values):
     assert "DeepCache steps" not in tab.extra_generation_params
 
 
-def test_a_hires_pass_goes_on_as_the_preset_had_it_and_infotext_repeats_it(tuned):
-    tab = begun(tuned, {"enabled": True, "preset": "Fast"}, hires=True)
-    options = tuned._jobs[-1].options
-    assert (options.base.steps, options.hires.schedule, options.hires.speed_up) == ((0, 1, 4, 8), "auto", 3.0)
-    written = {key.removeprefix("DeepCache ").replace(" ", "_"): v for key, v in tab.extra_generation_params.items()}
-    again = resolved(given([written]), "SD1")
-    assert again.base.steps == options.base.steps
-    assert (again.hires.schedule, again.hires.speed_up, again.hires.depth) == ("auto", 3.0, options.hires.depth)
+def pasted(tab):
+    """Return the request that reading the infotext of a tab's pictures makes, by position."""
+    text = {key: str(value) for key, value in tab.extra_generation_params.items()}
+    return [read(text) for _, read in infotext.fields(list(CONTROLS))]
+
+
+def hires_pass(tab, **options):
+    tab.is_hr_pass = True
+    sample(tab, **options)
+    tab.is_hr_pass = False
+
+
+def inner_pass(_tab, **options):
+    sample(Processing(img2img=True), **options)
+
+
+OTHERS = {
+    "hires, few": (hires_pass, {"steps": 8}),
+    "hires": (hires_pass, {"steps": 12}),
+    "hires, DPM adaptive": (hires_pass, {"steps": 12, "name": "DPM adaptive"}),
+    "inner, few": (inner_pass, {"steps": 9}),
+    "inner, as many": (inner_pass, {"steps": 12}),
+    "inner": (inner_pass, {"steps": 17}),
+    "another sampler": (sample, {"steps": 12, "name": "Heun"}),
+    "other steps": (sample, {"steps": 15}),
+}
+
+
+@pytest.mark.parametrize("forecast", ["on", "off"])
+@pytest.mark.parametrize("case", OTHERS)
+def test_every_other_pass_is_the_presets_and_infotext_repeats_all(tuned, case, forecast):
+    """A job whose first pass has a plan, one without plans, and one that the infotext asks for without plans."""
+    run, options = OTHERS[case]
+    plan = dataclasses.replace(PLAN, forecast=forecast, depth=0)
+
+    def passes(*arguments):
+        tab = Tab()
+        tab.enable_hr = True
+        shared.state.begin()
+        tuned.begin_job(tab, arguments)
+        if run in {hires_pass, inner_pass}:
+            sample(tab, steps=12)
+        run(tab, **options)
+        tuned.end_job(tab)
+        return tab, [(done.plan, done.reason, done.statistics) for done in tuned.last_report.passes]
+
+    tuned.plans.forget("one")
+    _, presets = passes({"enabled": True, "preset": "Fast"})
+    tuned.plans.keep(KEY, {"Fast": plan})
+    tab, found = passes({"enabled": True, "preset": "Fast"})
+    assert found[-1] == presets[-1]
+    if len(found) == 2:
+        assert found[0][0] == "0-1, 4, 8" != presets[0][0]
+    tuned.plans.forget("one")
+    assert passes(*pasted(tab))[1] == found
 
 
 def test_forgotten_plans_are_not_used(tuned):
@@ -134,12 +187,36 @@ def test_a_job_tells_that_the_plans_cannot_be_read(tuned):
     assert "DeepCache steps" not in tab.extra_generation_params
 
 
+def conditioned(conds, unconds):
+    """Return what a sampler is given for a prompt and a negative one with so many entries in their schedules."""
+
+    def schedule(entries):
+        return [SimpleNamespace(end_at_step=5 + entry) for entry in range(entries)]
+
+    return {
+        "cond": SimpleNamespace(batch=[[SimpleNamespace(schedules=schedule(conds))]]),
+        "uncond": [schedule(unconds)],
+    }
+
+
+def test_plans_are_not_for_pictures_whose_prompt_changes_in_mid_run_whoever_wrote_it(tuned):
+    """Two batches, the second of another prompt, as a wildcard makes it: each picture's infotext says what it had."""
+    tab = Tab()
+    tuned.begin_job(tab, [{"enabled": True, "preset": "Fast"}])
+    written = []
+    for tab.iteration, entries in enumerate([(1, 1), (2, 1), (1, 2), (1, 1)]):
+        sample(tab, steps=12, **conditioned(*entries))
+        written.append("DeepCache steps" in tab.extra_generation_params)
+    tuned.end_job(tab)
+    assert written == [True, False, False, True]
+    assert [done.plan == "0-1, 4, 8" for done in tuned.last_report.passes] == written
+
+
 @pytest.mark.parametrize(
     ("prompt", "changes"),
-    [("a [b] (c:1.2)", False), ("a [b:c:9]", True), ("[a|b]", True), (["a", "[:b:0.5]"], True), ("<lora:a:1>", False)],
+    [("a [b] (c:1.2)", False), ("a [b:c:9]", True), ("[a|b]", True), ("[:b:0.5]", True), ("<lora:a:1>", False)],
 )
-def test_plans_are_not_for_prompts_that_change_in_mid_run(tuned, prompt, changes):
-    tab = Tab()
-    tab.prompt = prompt
-    tuned.begin_job(tab, [{"enabled": True, "preset": "Fast"}])
-    assert ("DeepCache steps" in tab.extra_generation_params) is not changes
+def test_nothing_is_tuned_for_prompts_that_change_in_mid_run(prompt, changes):
+    for prompts in (["plain", prompt], ["plain"]), (["plain"], [prompt]):
+        made = SimpleNamespace(all_prompts=prompts[0], all_negative_prompts=prompts[1])
+        assert changes_in_mid_run(made) is changes

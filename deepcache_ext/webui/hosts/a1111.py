@@ -49,10 +49,11 @@ class A1111(webui.WebUI):
     def controls_ahead(self) -> list[Any]:
         return []
 
-    def evaluation(self, params: Any) -> Evaluation:
+    def evaluation(self, params: Any, sigma: Tensor | None = None) -> Evaluation:
+        sigma = params.sigma if sigma is None else sigma
         skips_now = not shared.opts.s_min_uncond_all and params.denoiser.step % 2 == 1
-        partial = skips_now and _is_below_minimum(params.denoiser, params.sigma)
-        keys = rows(params)
+        partial = skips_now and _is_below_minimum(params.denoiser, sigma)
+        keys = rows(params, sigma)
 
         def keys_of(args: Sequence[Any], _kwargs: Mapping[str, Any]) -> Sequence[Hashable] | None:
             part = part_of(args[0], params) if args and isinstance(args[0], Tensor) else None
@@ -63,10 +64,10 @@ class A1111(webui.WebUI):
         return Evaluation(keys, _batch(params), partial, heard_at, keys_of)
 
 
-def rows(params: Any) -> tuple[Hashable, ...]:
-    """Return the keys of an evaluation's rows in the order in which the host hands them to the U-Net, from `params`.
+def rows(params: Any, sigma: Any) -> tuple[Hashable, ...]:
+    """Return the keys of an evaluation's rows at `sigma` in the order in which the host hands them to the U-Net.
 
-    These are the parameters of its denoiser's callback. A key has the kind, the picture, the number within it (of
+    `params` are the parameters of its denoiser's callback. A key has the kind, the picture, the number within it (of
     prompts joined by AND), and which entry of its prompt's schedule is in force. All conds come first, then the unconds
     unless they are left out; a checkpoint for editing has the picture's own rows between them.
     """
@@ -82,7 +83,7 @@ def rows(params: Any) -> tuple[Hashable, ...]:
     pictures = len(unconds) or len(params.x) - len(conds)
     edits = len(params.x) - len(conds) > pictures
     kinds = ["image"] if edits else []
-    if not leaves_out_unconds(params.denoiser, params.sigma, edits=edits):
+    if not leaves_out_unconds(params.denoiser, sigma, edits=edits):
         kinds.append("uncond")
     others = [(kind, row, unconds[row] if unconds else 0) for kind in kinds for row in range(pictures)]
     return (*conds, *others)

@@ -79,7 +79,7 @@ class Forge(webui.WebUI):
             return []  # a wrapper may make other calls of the U-Net than the one that the residuals were made for
         return [getattr(control, "control_model", None) for control in patcher.list_controlnets()]
 
-    def evaluation(self, params: Any) -> Evaluation:
+    def evaluation(self, params: Any, sigma: Tensor | None = None) -> Evaluation:  # noqa: ARG002 - params' are its own
         pictures = len(params.x)
         key_of = _keys(params)
         now, returns = self._leaves_out(params.denoiser, params.sigma)

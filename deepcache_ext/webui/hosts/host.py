@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from torch import nn
+from torch import Tensor, nn
 
 from deepcache_ext.features.denoised import NoiseLevels
 from deepcache_ext.features.rows import Batch
@@ -81,8 +81,15 @@ class Host(Protocol):
     def interrupted(self) -> bool:
         """Tell whether the user has interrupted or skipped the job that runs."""
 
-    def evaluation(self, params: Any) -> Evaluation:
-        """Return what `params`, those of the denoiser's callback, tell of the evaluation that begins."""
+    def prompts_change(self, sampler: Any) -> bool:
+        """Tell whether a prompt that the run of `sampler` is conditioned on is another one later on."""
+
+    def evaluation(self, params: Any, sigma: Tensor | None = None) -> Evaluation:
+        """Return what `params`, those of the denoiser's callback, tell of the evaluation that begins.
+
+        `sigma` are the noise levels that the denoiser was called with, of shape (pictures,), where that was heard: the
+        host decides by these, whatever somebody has made of the callback's.
+        """
 
     def control_models(self, p: Any) -> list[Any]:
         """Return the control models that the U-Net's forward calls in a job; none where there are no such."""

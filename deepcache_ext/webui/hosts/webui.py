@@ -23,6 +23,12 @@ class WebUI:
     def interrupted(self) -> bool:
         return bool(shared.state.interrupted or shared.state.skipped)
 
+    def prompts_change(self, sampler: Any) -> bool:
+        given = sampler.sampler_extra_args or {}
+        batch = getattr(given.get("cond"), "batch", ())
+        conds = [prompt.schedules for prompts in batch for prompt in prompts]
+        return any(len(schedule) > 1 for schedule in (*conds, *(given.get("uncond") or ())))
+
     def checkpoint(self) -> str:
         model = model_in_force()
         info = getattr(model, "sd_checkpoint_info", None)

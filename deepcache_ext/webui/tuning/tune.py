@@ -99,7 +99,7 @@ class Tuner:
         full = search.full(0)
         reason = "" if full else "interrupted before there was a full picture"
         key = key_of_job(p) if full else None
-        reason = reason or _reason(p, key)
+        reason = reason or _reason(p, key, search.first)
         self.tuned_nothing = reason
         if key is None or reason:
             search.first.comments = f"DeepCache tuned nothing: {reason}.\n"
@@ -161,7 +161,7 @@ class _Search:
         if isinstance(way, int):
             made = self._make(seed, way, {"enabled": False})
         else:
-            settings = {"enabled": True, "preset": CUSTOM, "start": 0.0, "end": 1.0, "hires": "same"}
+            settings = {"enabled": True, "preset": CUSTOM, "start": 0.0, "end": 1.0, "hires": "same", "inner": False}
             made = self._make(seed, self._p.steps, settings | named(way))
         pictures, processed, _ = made
         if len(pictures) < len(full) or not full:
@@ -213,13 +213,13 @@ def _plan(answer: Answer) -> Plan:
     return Plan(of.steps, of.depth, of.forecast, answer.psnr, answer.usual, answer.fewer_steps, answer.fewer)
 
 
-def _reason(p: Any, key: Key | None) -> str:
-    """Return why there is nothing to tune, or ""."""
+def _reason(p: Any, key: Key | None, made: Any) -> str:
+    """Return why there is nothing to tune, or ""; `made` is the host's Processed with the first full pictures."""
     if key is None:
         return "nobody knows how many evaluations this sampler will make"
     if obstacle := host.obstacle():
         return obstacle
-    if changes_in_mid_run(p):
+    if changes_in_mid_run(made):
         return "the prompt changes in mid-run, where plans are made anew"
     if host.loaded().unet is None:
         return "the checkpoint has no U-Net"

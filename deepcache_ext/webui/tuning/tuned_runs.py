@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from dataclasses import dataclass
 from typing import Any
 
 from deepcache_ext.planning.settings import Settings
@@ -11,7 +12,7 @@ from deepcache_ext.webui.family import Family
 from deepcache_ext.webui.hosts import host
 from deepcache_ext.webui.hosts.samplers import AUTOMATIC
 from deepcache_ext.webui.options import Options
-from deepcache_ext.webui.presets import CUSTOM, PRESETS
+from deepcache_ext.webui.presets import PRESETS
 from deepcache_ext.webui.tuning.tuned import Key, Plan, TunedPlans
 
 _SCHEDULED = re.compile(r"\[[^\[\]]*[:|]")
@@ -34,28 +35,31 @@ def key_of(sampler: str, scheduler: str | None, steps: int, *, img2img: bool) ->
     return Key(checkpoint, sampler, scheduler, "img2img" if img2img else "txt2img", evaluations)
 
 
-def changes_in_mid_run(p: Any) -> bool:
-    """Tell whether a prompt of the host's `p` has a schedule, such as `[a:b:9]` or `[a|b]`."""
-    prompts = [getattr(p, name, None) or "" for name in ("prompt", "negative_prompt")]
-    lists = [[one] if isinstance(one, str) else one for one in prompts]
-    return any(_SCHEDULED.search(one) for of_kind in lists for one in of_kind)
+def changes_in_mid_run(processed: Any) -> bool:
+    """Tell whether a prompt of pictures that were made has a schedule, such as `[a:b:9]` or `[a|b]`."""
+    return any(_SCHEDULED.search(one) for one in (*processed.all_prompts, *processed.all_negative_prompts))
 
 
-def applied(options: Options, p: Any, plans: TunedPlans) -> Options:
-    """Return the options of a job of the host's `p` with the plan that was found for it, if there is one.
+@dataclass(frozen=True)
+class TunedRun:
+    """The run of a job's first pass that a plan was found for, and the job's options with that plan."""
 
-    A file of plans that can't be read is told in a comment on the job. Where prompts change in mid-run the presets' own
-    plans are in force, which are made anew at the change.
+    key: Key
+    options: Options
+
+
+def tuned_run(options: Options, p: Any, plans: TunedPlans) -> TunedRun | None:
+    """Return what was found for the first pass of a job of the host's `p`; None if nothing was.
+
+    A file of plans that can't be read is told in a comment on the job.
     """
     if not plans.all():
         if plans.problem:
             p.comment(f"DeepCache: {plans.problem}.")
-        return options
-    if changes_in_mid_run(p):
-        return options
-    hires, family = bool(getattr(p, "enable_hr", False)), host.loaded().family
-    plan = plan_for(options, key_of_job(p), plans, family, hires=hires)
-    return options if plan is None else with_plan(options, plan, hires=hires)
+        return None
+    key = key_of_job(p)
+    plan = plan_for(options, key, plans, host.loaded().family)
+    return None if plan is None or key is None else TunedRun(key, with_plan(options, plan))
 
 
 def key_of_job(p: Any) -> Key | None:
@@ -65,7 +69,7 @@ def key_of_job(p: Any) -> Key | None:
     return key_of(str(p.sampler_name), getattr(p, "scheduler", None), steps, img2img=img2img)
 
 
-def plan_for(options: Options, key: Key | None, plans: TunedPlans, family: Family, *, hires: bool) -> Plan | None:
+def plan_for(options: Options, key: Key | None, plans: TunedPlans, family: Family) -> Plan | None:
     """Return the plan for a job, if one was found for its preset and no other setting changes what it is about."""
     preset = options.values["preset"]
     if key is None or preset not in PRESETS:
@@ -73,20 +77,15 @@ def plan_for(options: Options, key: Key | None, plans: TunedPlans, family: Famil
     usual_settings = Settings(**PRESETS[preset][family])
     if any(getattr(options.base, name) != getattr(usual_settings, name) for name in _MATTER):
         return None
-    plan = plans.of(key).get(preset)
-    usual = plan is not None and plan.forecast == options.base.forecast
-    return plan if usual or not (hires and options.hires is not None) else None
+    return plans.of(key).get(preset)
 
 
-def with_plan(options: Options, plan: Plan, *, hires: bool) -> Options:
+def with_plan(options: Options, plan: Plan) -> Options:
     """Return the options that name the plan's evaluations, so that a picture's infotext repeats it anywhere.
 
-    A second pass, if there are `hires`, goes on as the preset had it.
+    All other passes go on as the preset has them.
     """
-    values = {**options.values, "preset": CUSTOM, **named(plan.settings)}
-    second = options.hires
-    if hires and second is not None:
-        values |= {"hires": "own", "hires_speed_up": second.speed_up, "hires_depth": second.depth}
+    values = {**options.values, **named(plan.settings)}
     base = dataclasses.replace(options.base, **named(plan.settings))
     return dataclasses.replace(options, base=base, values=values)
 
