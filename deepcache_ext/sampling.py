@@ -51,9 +51,10 @@ class SamplingPass:
     `model` is the U-Net or a module that contains it, `total` the number of evaluations that the sampler will make,
     None if unknown, and `sampler` what is known about it. `run` is what it answered, evaluation by evaluation, if it
     was asked (`planning.dry_run`): where the noise has risen again nothing is reused, and evaluations at another size
-    are not in the plan, which goes on after them as if they had not been. Two stages move the input off its line and so does noise; the forecast of a feature then follows the input, but with both of
-    them features are held. With noise the output of a reuse is also drawn towards the last refresh's denoised picture,
-    if `levels` tell what timesteps and outputs mean.
+    are not in the plan, which goes on after them as if they had not been. Two stages move the input off its line and so
+    does noise; the forecast of a feature then follows the input, but with both of them features are held. With noise
+    the output of a reuse is also drawn towards the last refresh's denoised picture, if `levels` tell what timesteps and
+    outputs mean.
     `reuse`, the cost of a reuse as a part of a full evaluation, is for the schedule "auto"; without it, about SD1's.
     `predictor` says what a kept feature has become, in the place of the one that the settings and the sampler would
     have. `view` picks what a reuse puts in place of the block lists: "compact" for the stock loop, "full-length" for a

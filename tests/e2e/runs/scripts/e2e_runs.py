@@ -15,6 +15,8 @@ from modules import processing, rng, script_callbacks, sd_samplers, shared
 from pydantic import BaseModel
 
 SIZE, MOST = 8, 2000
+dry_runs: list[str] = []
+"""The samplers that were asked in jobs since the last look, one for each dry run."""
 
 
 class StandIn:
@@ -109,7 +111,7 @@ class Runs:
         try:
             one, end = self._run(func, 1)
             self.found["made"] = one.made
-            if run is not None and run.weights is not None:
+            if run is not None and run.weights is not None and not self.p.scheduler:
                 self.found["error"] = self._error(run, one, end, *self._run(func, 2))
         except Exception as error:  # noqa: BLE001 - some samplers end so on such outputs; the test shows it
             self.found["made"] = f"{type(error).__name__}: {error}"[:100]
@@ -156,7 +158,7 @@ def _shown(value):
 
 
 class Asked(BaseModel):
-    """Which runs of a sampler to make: with each of the schedulers, their names between bars, in each number of steps."""
+    """Which runs of a sampler to make: with each of the schedulers, bars between them, in each number of steps."""
 
     path: str
     sampler: str
@@ -179,8 +181,28 @@ def runs(asked: Asked):
     return found
 
 
+def count_dry_runs():
+    launched = sys.modules["deepcache_ext.webui.hosts.dry_runs"].Launched
+    ask = launched.ask
+
+    def counted(self, unet):
+        dry_runs.append(self._sampler.config.name)
+        return ask(self, unet)
+
+    launched.ask = counted
+
+
+def asked_since():
+    """Return which samplers were asked since the last look."""
+    found = [*dry_runs]
+    dry_runs.clear()
+    return found
+
+
 def add_routes(_demo, app):
+    count_dry_runs()
     app.add_api_route("/e2e/runs", runs, methods=["POST"])
+    app.add_api_route("/e2e/dry-runs", asked_since, methods=["GET"])
 
 
 script_callbacks.on_app_started(add_routes)
