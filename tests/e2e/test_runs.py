@@ -4,7 +4,7 @@ import statistics
 
 import pytest
 
-from tests.e2e.pictures import Maker, same
+from tests.e2e.pictures import Maker, pixels, same
 from tests.e2e.server import EXTENSIONS, ROOT, serving
 from tests.e2e.test_samplers import DECIDE_THEMSELVES, TOLD
 
@@ -100,6 +100,73 @@ def test_the_first_picture_is_the_second_to_the_bit(host):
         if not same(*pictures) or plans[0] != plans[1] or plans[0][0] is None or asked != [name, name]:
             wrong[name] = (same(*pictures), plans, asked)
     assert wrong == {}
+
+
+@pytest.fixture
+def _renaming(host):
+    host.server.post("/e2e/rename?on=true")
+    yield
+    host.server.post("/e2e/rename?on=false")
+
+
+def _planned(host, **request):
+    """Return the one pass of a picture: its evaluations as expected, its full ones, and why none was reused."""
+    host.make(**{"cache": {"preset": "Fast"}, "steps": 20, "width": 64, "height": 64} | request)
+    (done,) = host.last_run()["passes"]
+    return done["planned"], done["plan"], done["reason"]
+
+
+@pytest.mark.parametrize("name", ["DPM++ 2M", "LMS", "DPM adaptive"])
+def test_a_renamed_sampler_is_planned_as_what_it_is(host, request, name):
+    original = _planned(host, sampler_name=name)
+    request.getfixturevalue("_renaming")
+    assert _planned(host, sampler_name=name) == original
+    (done,) = host.last_run()["passes"]
+    assert done["sampler"].endswith(" of another extension")
+
+
+@pytest.fixture
+def register(host):
+    """Have another extension's function stand behind the name "Euler"."""
+    yield lambda function: host.server.post(f"/e2e/register?name=Euler&function={function}")
+    host.server.post("/e2e/register?name=Euler")
+
+
+def test_a_sampler_of_another_extension_is_planned_as_what_it_is_whatever_its_name(host, register):
+    planned, plan, _ = _planned(host, sampler_name="Heun", scheduler="Uniform")
+    register("sample_twice")
+    assert _planned(host, sampler_name="Euler", scheduler="Uniform")[:2] == (planned, plan)
+    assert planned == 39
+
+
+def test_evaluations_at_half_size_in_between_take_nothing_away(host, register):
+    cache = {"schedule": "list", "steps": "0-1, 4, 7", "depth": 1}
+    request = {"sampler_name": "Euler", "steps": 10, "width": 128, "height": 128}
+    usual = host.make(cache=cache, **request)
+    assert host.counts() == [("txt2img", 4, 6)]
+    register("sample_halves")
+    made = host.make(cache=cache, **request)
+    assert host.counts() == [("txt2img", 6, 6)]
+    assert host.last_run()["passes"][0]["planned"] == 12
+    assert closest(made, usual) <= 1
+
+
+def closest(one, other):
+    """Return how far apart the pictures are at most, of 255."""
+    return max(int(abs(pixels(a) - pixels(b)).max()) for a, b in zip(one["images"], other["images"], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "scheduler", "steps", "eta"),
+    [("Restart", "KL Optimal", [11, 2, 1], None), ("DPM2 a", "", [20], 1.5), ("DPM2 a", "Karras", [20], 1.5)],
+)
+def test_runs_that_are_not_what_they_seem(host, name, scheduler, steps, eta):
+    request = {"path": "txt2img", "sampler": name, "schedulers": scheduler, "steps": steps, "eta": eta}
+    if host.server.request("/sdapi/v1/schedulers")[0] != 200 and scheduler:
+        pytest.skip("the host has no schedulers")
+    for run in host.server.post("/e2e/runs", request):
+        assert isinstance(run["made"], int)
+        assert run["asked"] == run["made"]
 
 
 def _show(title, answered, silent):
