@@ -28,10 +28,10 @@ class Renaming(scripts.Script):
     def title(self):
         return "e2e renaming"
 
-    def show(self, is_img2img):
+    def show(self, _is_img2img):
         return scripts.AlwaysVisible
 
-    def process_batch(self, p, *args, **kwargs):
+    def process_batch(self, p, *_args, **_kwargs):
         if renames and not p.sampler_name.endswith(RENAMED):
             data = sd_samplers.all_samplers_map[p.sampler_name]
             p.sampler_name = data.name + RENAMED
