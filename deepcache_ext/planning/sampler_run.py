@@ -27,8 +27,7 @@ _MOSTLY = 0.8
 
 def rises(levels: Sequence[float]) -> frozenset[int]:
     """Return the numbers of the levels before which the noise has gone up again."""
-    pairs = itertools.pairwise(levels)
-    return frozenset(number for number, (last, now) in enumerate(pairs, 1) if now > last * RISE)
+    return frozenset(number for number, (last, now) in enumerate(itertools.pairwise(levels), 1) if now > last * RISE)
 
 
 @dataclass(frozen=True, eq=False)

@@ -181,7 +181,7 @@ def test_a_sampler_that_knows_single_precision_only_is_asked_in_it():
 
 def test_the_random_state_of_torch_numpy_and_python_is_left_as_it_was():
     def drawing(model, x, sigmas, disable):
-        random.random()
+        random.random()  # noqa: S311 - what others draw from
         np.random.rand()
         torch.rand(3)
         return sampling.sample_euler_ancestral(model, x, sigmas, disable=disable)

@@ -81,7 +81,15 @@ class Denoiser(nn.Module):
         return torch.zeros_like(x)
 
 
-FUNCTIONS = {"Euler a": sampling.sample_euler_ancestral, "DPM++ 2M": sampling.sample_dpmpp_2m}
+def sample_adaptively(model, x, sigmas, **more):
+    return sampling.sample_dpm_adaptive(model, x, float(sigmas[-2]), float(sigmas[0]), **more)
+
+
+FUNCTIONS = {
+    "Euler a": sampling.sample_euler_ancestral,
+    "DPM++ 2M": sampling.sample_dpmpp_2m,
+    "DPM adaptive": sample_adaptively,
+}
 """The functions of the samplers by name; any other is Euler's."""
 
 

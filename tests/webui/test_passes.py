@@ -8,15 +8,10 @@ import pytest
 import torch
 from modules import patches, script_callbacks, sd_models, sd_samplers, sd_samplers_common, sd_unet, shared
 
-from deepcache_ext import Action, Schedule, Settings
 from deepcache_ext.webui import infotext
 from deepcache_ext.webui.hosts import host
-from deepcache_ext.webui.hosts.dry_runs import Launched
-from deepcache_ext.webui.hosts.samplers import Samplers
 from deepcache_ext.webui.options import CONTROLS
 from deepcache_ext.webui.reports import NOT_USED
-from demo.k_diffusion_parts import sampling
-from demo.samplers import SAMPLERS
 from tests.unit.unets import TaggedUNet, state_of
 from tests.webui.support import (
     ON,
@@ -45,7 +40,7 @@ def test_a_job_is_cached_and_reported(controller, capsys):
     assert full_and_reused(controller) == [("txt2img", 2, 4)]
     assert p.extra_generation_params == {"DeepCache enabled": True, "DeepCache preset": "Custom"}
     assert p.comments == {}
-    assert "DeepCache txt2img: 2 full and 4 reused evaluations in 0.0 s" in capsys.readouterr().out
+    assert "DeepCache txt2img: 2 full and 4 reused evaluations in " in capsys.readouterr().out
 
 
 def test_off_does_nothing(controller, capsys):
@@ -392,113 +387,3 @@ def test_presets_leave_passes_of_few_evaluations_alone(controller, steps, denois
     (done,) = controller.last_report.passes
     assert done.reason == reason
     assert (done.statistics.reused > 0) == (not reason)
-
-
-@pytest.fixture
-def asked(monkeypatch):
-    """Return the list of dry runs, to which each one is added."""
-    made, ask = [], Launched.ask
-
-    def noted(launched, unet):
-        made.append(launched)
-        return ask(launched, unet)
-
-    monkeypatch.setattr(Launched, "ask", noted)
-    return made
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [False, ON | {"interval": 1}, ON | {"schedule": "auto", "speed_up": 1.0}, ON | {"enabled": False}],
-)
-def test_nothing_is_asked_where_nothing_is_reused(controller, asked, arguments):
-    job(controller, Processing(), arguments)
-    assert asked == []
-
-
-def test_a_job_asks_once_for_all_of_its_pictures(controller, asked):
-    p = Processing()
-    shared.state.begin()
-    controller.begin_job(p, [ON])
-    for _ in range(3):
-        sample(p)
-    sample(p, steps=7)
-    controller.end_job(p)
-    assert len(asked) == 2
-    assert [done.planned for done in controller.last_report.passes] == [6, 6, 6, 7]
-    job(controller, Processing(), ON)
-    assert len(asked) == 3
-
-
-def test_a_sampler_of_which_the_host_tells_nothing_has_a_plan_in_its_first_run(controller, monkeypatch):
-    monkeypatch.setattr(host, "samplers", Samplers(frozenset()))
-    found = []
-    for _ in range(2):
-        answers = job(controller, Processing(), {"enabled": True, "schedule": "auto", "speed_up": 2.0, "depth": 1})
-        (done,) = controller.last_report.passes
-        found.append((done.planned, done.plan, origins(answers)))
-    assert found[0] == found[1]
-    assert found[0][0] == 6
-    assert found[0][1]
-
-
-@pytest.mark.parametrize(
-    ("registered", "function", "planned"),
-    [
-        ("Euler", sampling.sample_heun, 23),
-        ("Heun", sampling.sample_euler, 12),
-        ("Euler", sampling.sample_dpmpp_2m, 12),
-    ],
-)
-def test_a_run_is_planned_as_what_it_is_whatever_its_name(controller, registered, function, planned):
-    """Another extension has registered a sampler under the name."""
-    job(controller, Processing(), {"enabled": True, "preset": "Balanced"}, steps=12, name=registered, function=function)
-    (done,) = controller.last_report.passes
-    assert done.planned == planned
-    named = next((name for name, sampler in SAMPLERS.items() if sampler.function is function))
-    schedule = Schedule(Settings(schedule="auto", speed_up=2.0, depth=0), planned, SAMPLERS[named].kind)
-    full = [number for number, action in enumerate(schedule.actions()) if action is not Action.REUSE]
-    assert done.statistics.full == len(full)
-
-
-def test_a_run_that_decides_itself_is_left_alone_by_presets_whatever_its_name(controller):
-    def adaptive(model, x, sigmas, **more):
-        return sampling.sample_dpm_adaptive(model, x, float(sigmas[-2]), float(sigmas[0]), **more)
-
-    job(controller, Processing(), {"enabled": True, "preset": "Fast"}, steps=20, function=adaptive)
-    (done,) = controller.last_report.passes
-    assert done.reason.startswith("this sampler decides itself how often it evaluates")
-    assert done.planned is None
-
-
-def test_a_sampler_that_calls_the_network_itself_is_planned_as_one_that_nobody_knows(controller, caplog):
-    def sample_past_the_denoiser(model, x, sigmas, **_more):
-        for sigma in sigmas[:-1]:
-            sd_models.model_data.sd_model.model.diffusion_model(torch.zeros(2, 2, 8, 8), torch.ones(2))
-            x = model(x, sigma * x.new_ones(len(x)))
-        return x
-
-    caplog.set_level("INFO", "deepcache")
-    job(controller, Processing(), {"enabled": True, "preset": "Balanced"}, function=sample_past_the_denoiser, steps=12)
-    (done,) = controller.last_report.passes
-    assert done.planned is None
-    assert "what Euler will do is not known beforehand: it calls the network by itself" in caplog.text
-
-
-def test_a_dry_run_leaves_the_sampler_as_it_was(controller):
-    """What a sampler sets on its denoiser, takes from it, or puts into its arguments stays in the dry run."""
-    seen = []
-
-    def sample_with_a_mask(model, x, sigmas, extra_args=None, **more):
-        seen.append((dict(extra_args), vars(model).get("mask"), hasattr(model, "init_latent")))
-        extra_args["mine"] = 1
-        model.mask = "half"
-        del model.init_latent
-        return sampling.sample_euler(lambda *args, **_: model(*args), x, sigmas, **more)
-
-    p = Processing()
-    state = torch.get_rng_state()
-    job(controller, p, ON, function=sample_with_a_mask)
-    assert seen[2] == ({"s_min_uncond": 0}, None, True)
-    assert len(seen) == 3  # two of them in the dry run
-    assert torch.equal(torch.get_rng_state(), state)

@@ -12,9 +12,12 @@ from modules import sd_samplers_common, sd_unet
 from deepcache_ext import SamplerKind, SamplingPass, Schedule, Settings, sampling, statistics
 from deepcache_ext.features.denoised import NoiseLevels
 from deepcache_ext.features.rows import Rows
+from deepcache_ext.planning import dry_run
+from deepcache_ext.planning.dry_run import UnansweredError
 from deepcache_ext.statistics import Statistics
 from deepcache_ext.webui import reports
 from deepcache_ext.webui.hosts import webui
+from deepcache_ext.webui.hosts.dry_runs import Launched
 from deepcache_ext.webui.options import CONTROLS, given, overridden, resolved
 from deepcache_ext.webui.presets import left_alone
 from tests.unit.unets import TaggedUNet
@@ -87,6 +90,29 @@ def of_error(make):
     return str(caught.value)
 
 
+def of_dry_run(ask, *asked):
+    with pytest.raises(UnansweredError) as caught:
+        ask(*asked)
+    return str(caught.value)
+
+
+def of_dry_runs():
+    """Yield why a run was not told beforehand; the log has it."""
+
+    def past_the_denoiser(_denoiser, x, **_more):
+        return unet(x[:, :2])
+
+    def closure(**extra_params_kwargs):
+        return lambda: extra_params_kwargs
+
+    unet = TaggedUNet()
+    yield of_dry_run(dry_run.ask, lambda _denoise, x: x)
+    yield of_dry_run(dry_run.ask, _fails)
+    sampler = sd_samplers_common.Sampler(past_the_denoiser)
+    yield of_dry_run(Launched(sampler, print).ask, unet)
+    yield of_dry_run(Launched(sampler, closure()).ask, unet)
+
+
 def of_job(controller, *arguments, **options):
     job(controller, Processing(), *arguments, **options)
     report = controller.last_report
@@ -143,6 +169,7 @@ def all_that_can_be_told(controller, monkeypatch):
     unet = TaggedUNet()
     unet.compile(backend="eager")
     yield of_error(lambda: SamplingPass(unet, Settings()).install())
+    yield from of_dry_runs()
     yield from of_passes()
     yield from of_jobs(controller, monkeypatch)
 

@@ -63,9 +63,10 @@ class Samplers:
 
     def decides_itself(self, sampler: str) -> bool:
         """Tell whether the named sampler decides itself how often it evaluates."""
-        return sampler in self._decide_themselves or any(
+        known = not self._is_told(sampler) and any(
             run.decides_itself for (name, *_), run in self._runs.items() if name == sampler
         )
+        return known or sampler in self._decide_themselves
 
     def evaluations(self, sampler: str, steps: int, *, img2img: bool, scheduler: str = "") -> int | None:
         """Return how often the named sampler will evaluate the denoiser in so many steps; None if nobody knows.
@@ -88,8 +89,12 @@ class Samplers:
 
     def tells(self, sampler: str) -> bool:
         """Tell whether the host says how often the named sampler evaluates, whatever the number of steps."""
+        return self._is_told(sampler) and sampler not in self._decide_themselves
+
+    def _is_told(self, sampler: str) -> bool:
+        """Tell whether the host says anything about the named sampler."""
         config = sd_samplers.all_samplers_map.get(sampler)
-        if config is None or self.decides_itself(sampler):
+        if config is None:
             return False
         return self._one_a_step is None or bool(config.options) or sampler in {*self._one_a_step, *_TIMESTEPS}
 

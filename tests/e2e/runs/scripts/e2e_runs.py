@@ -11,10 +11,55 @@ from typing import Any
 
 import numpy as np
 import torch
-from modules import processing, rng, script_callbacks, sd_samplers, shared
+from modules import processing, rng, script_callbacks, scripts, sd_samplers, sd_samplers_kdiffusion, shared
 from pydantic import BaseModel
 
 SIZE, MOST = 8, 2000
+RENAMED = " of another extension"
+renames: list[bool] = []
+originals: dict[str, Any] = {}
+dry_runs: list[str] = []
+"""The samplers that were asked in jobs since the last look, one for each dry run."""
+
+
+class Renaming(scripts.Script):
+    """Gives the job's sampler another name in mid-job, as Dynamic Thresholding does."""
+
+    def title(self):
+        return "e2e renaming"
+
+    def show(self, _is_img2img):
+        return scripts.AlwaysVisible
+
+    def process_batch(self, p, *_args, **_kwargs):
+        if renames and not p.sampler_name.endswith(RENAMED):
+            data = sd_samplers.all_samplers_map[p.sampler_name]
+            p.sampler_name = data.name + RENAMED
+            sd_samplers.all_samplers_map[p.sampler_name] = data._replace(name=p.sampler_name)
+
+
+def sample_twice(model, x, sigmas, extra_args=None, **_callback_and_disable):
+    """Make Heun's steps, two evaluations in each but the last."""
+    ones = x.new_ones(len(x))
+    for i in range(len(sigmas) - 1):
+        slope = (x - model(x, sigmas[i] * ones, **extra_args)) / sigmas[i]
+        end = x + slope * (sigmas[i + 1] - sigmas[i])
+        if sigmas[i + 1] > 0:
+            second = (end - model(end, sigmas[i + 1] * ones, **extra_args)) / sigmas[i + 1]
+            end = x + (slope + second) / 2 * (sigmas[i + 1] - sigmas[i])
+        x = end
+    return x
+
+
+def sample_halves(model, x, sigmas, extra_args=None, **_callback_and_disable):
+    """Make Euler's steps, and evaluate at half the size after the third and the fourth, for nothing."""
+    ones = x.new_ones(len(x))
+    for i in range(len(sigmas) - 1):
+        slope = (x - model(x, sigmas[i] * ones, **extra_args)) / sigmas[i]
+        x = x + slope * (sigmas[i + 1] - sigmas[i])
+        if i in {2, 3}:
+            model(x[..., ::2, ::2], sigmas[i] * ones, **extra_args)
+    return x
 
 
 class StandIn:
@@ -46,7 +91,7 @@ class StandIn:
 class Runs:
     """Asks one sampler of the host about one of its runs, and makes the run."""
 
-    def __init__(self, path, sampler, scheduler, steps):
+    def __init__(self, path, sampler, scheduler, steps, eta):
         kind = "Txt2Img" if path != "img2img" else "Img2Img"
         self.p = getattr(processing, f"StableDiffusionProcessing{kind}")(
             sd_model=shared.sd_model, prompt="a", steps=steps, width=8 * SIZE, height=8 * SIZE, sampler_name=sampler
@@ -59,6 +104,7 @@ class Runs:
         self.p.s_tmax = self.p.s_tmax or float("inf")
         self.p.all_seeds = self.p.seeds = [1]
         self.p.iteration = 0
+        self.p.eta = eta
         self.path, self.steps, self.name = path, steps, sampler
         self.found: dict[str, Any] = {}
 
@@ -109,7 +155,7 @@ class Runs:
         try:
             one, end = self._run(func, 1)
             self.found["made"] = one.made
-            if run is not None and run.weights is not None:
+            if run is not None and run.weights is not None and not self.p.scheduler:
                 self.found["error"] = self._error(run, one, end, *self._run(func, 2))
         except Exception as error:  # noqa: BLE001 - some samplers end so on such outputs; the test shows it
             self.found["made"] = f"{type(error).__name__}: {error}"[:100]
@@ -156,12 +202,13 @@ def _shown(value):
 
 
 class Asked(BaseModel):
-    """Which runs of a sampler to make: with each of the schedulers, their names between bars, in each number of steps."""
+    """Which runs of a sampler to make: with each of the schedulers, bars between them, in each number of steps."""
 
     path: str
     sampler: str
     schedulers: str = ""
     steps: list[int]
+    eta: float | None = None
 
 
 def runs(asked: Asked):
@@ -172,15 +219,54 @@ def runs(asked: Asked):
             for number in asked.steps:
                 made = {"scheduler": scheduler, "steps": number}
                 try:
-                    made |= Runs(asked.path, asked.sampler, scheduler, number).make()
+                    made |= Runs(asked.path, asked.sampler, scheduler, number, asked.eta).make()
                 except Exception as error:  # noqa: BLE001 - what the host can't launch has no run
                     made["host"] = f"{type(error).__name__}: {error}"[:200]
                 found.append(made)
     return found
 
 
+def count_dry_runs():
+    launched = sys.modules["deepcache_ext.webui.hosts.dry_runs"].Launched
+    ask = launched.ask
+
+    def counted(self, unet):
+        dry_runs.append(self._sampler.config.name)
+        return ask(self, unet)
+
+    launched.ask = counted
+
+
+def asked_since():
+    """Return which samplers were asked since the last look."""
+    found = [*dry_runs]
+    dry_runs.clear()
+    return found
+
+
+def rename(on: bool):
+    renames[:] = [True] if on else []
+
+
+def register(name: str, function: str = ""):
+    """Have another extension's function stand behind a name of the host's; without one the host's own again."""
+    if function:
+        found = originals.setdefault(name, sd_samplers.all_samplers_map[name])
+
+        def constructor(model):
+            return sd_samplers_kdiffusion.KDiffusionSampler(globals()[function], model)
+
+        sd_samplers.all_samplers_map[name] = found._replace(constructor=constructor, options={})
+    else:
+        sd_samplers.all_samplers_map[name] = originals.pop(name)
+
+
 def add_routes(_demo, app):
+    count_dry_runs()
+    app.add_api_route("/e2e/rename", rename, methods=["POST"])
+    app.add_api_route("/e2e/register", register, methods=["POST"])
     app.add_api_route("/e2e/runs", runs, methods=["POST"])
+    app.add_api_route("/e2e/dry-runs", asked_since, methods=["GET"])
 
 
 script_callbacks.on_app_started(add_routes)
