@@ -128,11 +128,12 @@ def test_infotext_brings_the_same_settings_back(value, family):
 
 
 def test_infotext_names_only_what_differs_from_the_defaults():
-    balanced = {"DeepCache enabled": True, "DeepCache schedule": "auto", "DeepCache depth": 0}
-    assert options(True).infotext() == balanced
+    always = {"DeepCache enabled": True, "DeepCache correction": "on"}
+    assert options(True).infotext() == always | {"DeepCache schedule": "auto", "DeepCache depth": 0}
     unused = {"schedule": "uniform", "steps": "1", "center": 3}
     panel = [unused.get(name, written(control.default)) for name, control in CONTROLS.items()]
-    assert options(True, "Custom", *panel[2:]).infotext() == {"DeepCache enabled": True, "DeepCache preset": "Custom"}
+    assert options(True, "Custom", *panel[2:]).infotext() == always | {"DeepCache preset": "Custom"}
+    assert "DeepCache correction" not in options({"enabled": True, "correction": "off"}).infotext()
 
 
 def test_naming_a_value_implies_what_it_needs_to_have_an_effect():

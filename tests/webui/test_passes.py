@@ -38,7 +38,11 @@ def test_a_job_is_cached_and_reported(controller, capsys):
     answers = job(controller, p, ON)
     assert origins(answers) == [0, 0, 0, 3, 3, 3]
     assert full_and_reused(controller) == [("txt2img", 2, 4)]
-    assert p.extra_generation_params == {"DeepCache enabled": True, "DeepCache preset": "Custom"}
+    assert p.extra_generation_params == {
+        "DeepCache enabled": True,
+        "DeepCache preset": "Custom",
+        "DeepCache correction": "on",
+    }
     assert p.comments == {}
     assert "DeepCache txt2img: 2 full and 4 reused evaluations in " in capsys.readouterr().out
 
@@ -283,6 +287,7 @@ def test_the_family_decides_the_presets_depth(controller):
         "DeepCache preset": "Fast",
         "DeepCache schedule": "auto",
         "DeepCache speed up": 3.0,
+        "DeepCache correction": "on",
     }
 
 

@@ -5,7 +5,8 @@ import time
 import pytest
 from modules import sd_models, sd_samplers_common, shared
 
-from deepcache_ext.webui.hosts import host
+from deepcache_ext import SamplerKind
+from deepcache_ext.webui.expected_run import ExpectedRun, ExpectedRuns
 from tests.unit.unets import TaggedUNet, state_of
 from tests.webui.support import ON, Processing, full_and_reused, job, load_checkpoint, origins, sample
 
@@ -81,7 +82,8 @@ def test_seconds_are_those_of_the_wall_and_so_is_the_speed_up(controller):
 def test_no_speed_up_is_told_where_it_may_be_none(controller, monkeypatch, told):
     load_checkpoint(unet=TimedUNet(0.005))
     if "planned" in told:
-        monkeypatch.setattr(host.samplers, "evaluations", lambda *_, **__: told["planned"])
+        expected = ExpectedRun(told["planned"], SamplerKind())
+        monkeypatch.setattr(ExpectedRuns, "of", lambda *_, **__: expected)
     if "device" in told:
         monkeypatch.setattr("deepcache_ext.timer.TIMED", {})
     job(controller, Processing(), told["arguments"])

@@ -94,7 +94,7 @@ def test_what_a_silent_sampler_answered_is_shown_before_the_next_run_like_it(sil
 def test_what_the_name_tells_is_not_taken_from_an_answer(silent):
     silent.remember(TWO_STAGES, "Euler", 3, **AS_MANY)
     assert silent.evaluations("Euler", 3, **AS_MANY) == 3
-    assert silent.kind("Euler") == SamplerKind()
+    assert silent.kind("Euler") == SamplerKind(pays_back=True)
 
 
 def test_a_sampler_that_answered_that_it_decides_itself_is_known_to(silent):

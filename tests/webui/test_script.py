@@ -45,6 +45,7 @@ def test_there_is_an_axis_for_every_setting_once(module, xyz):
         "DeepCache enabled": True,
         "DeepCache preset": "Custom",
         "DeepCache interval": 2,
+        "DeepCache correction": "on",
     }
     assert by_label["[DeepCache] Schedule"].choices() == ["auto", "uniform", "non-uniform", "list"]
     assert by_label["[DeepCache] Inner passes"].choices() == ["True", "False"]
