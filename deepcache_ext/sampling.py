@@ -20,6 +20,7 @@ from deepcache_ext.features.rows import Batch, Rows
 from deepcache_ext.features.store import Call, RowStore, Signature, can_draw
 from deepcache_ext.network.control import ControlsAhead, short_controls
 from deepcache_ext.network.hook import CallHook, reset_hooks
+from deepcache_ext.network.in_force import InForce
 from deepcache_ext.network.remembering import Repeated, remembering
 from deepcache_ext.network.unet import (
     block_modules,
@@ -117,6 +118,7 @@ class SamplingPass:
         self._repeated: dict[tuple[Hashable, ...], Repeated] = {}
         self._model = model
         self._hook = self._hook_on(model)
+        self._network = InForce(self.unet, self._sampler.stages)
         self._start_clock()
 
     @property
@@ -192,6 +194,7 @@ class SamplingPass:
         """
         self._check_not_compiled()
         self._hook.install()
+        self._network.install()
         self._start_clock()
         return self
 
@@ -206,12 +209,14 @@ class SamplingPass:
         self.remove()
         self._model = model
         self._hook = self._hook_on(model)
+        self._network = InForce(self.unet, self._sampler.stages)
         self._levels = levels
         self._store = self._new_store()
         self._correction = self._new_correction(self._run)
         if not self.statistics.error:
             self._check_not_compiled()
             self._hook.install()
+            self._network.install()
 
     def _check_not_compiled(self) -> None:
         if is_compiled(self._model, self.unet):
@@ -241,6 +246,7 @@ class SamplingPass:
 
     def _release(self) -> None:
         self._controls.remove()
+        self._network.remove()
         self.forget()
         self._call = None
 
@@ -264,6 +270,7 @@ class SamplingPass:
         exact: bool = True,
         partial: bool = False,
         noise: Tensor | None = None,
+        in_force: Callable[[], Any] | None = None,
     ) -> Action:
         """Tell the pass that the sampler asks for the next evaluation, and return what it will do.
 
@@ -286,6 +293,11 @@ class SamplingPass:
 
         An evaluation after one that reused and then called for more rows than any before is a refresh too: a guidance
         that begins there amplifies the difference between its own row, just made, and one that was reused.
+
+        `in_force` is asked at the evaluation's first call, by when everybody has had a say, and returns what tells the
+        network in force from another: its weights, as far as the caller knows, and which controls are on. Where that is
+        another than in the last evaluation, or somebody has written into the weights since, the evaluation is made in
+        full, and the next one too if the predictor needs two. Where it changes with every step no single one is.
 
         Raises ValueError for keys of which two are the same.
         """
@@ -322,6 +334,7 @@ class SamplingPass:
         elif not known:
             self._action = Action.REFRESH
         self._layout = layout
+        self._network.begin(self._index, in_force)
         self._shortened = False
         self._controls.watch(self._controls_ahead() if self._hook.installed else ())
         return self._action
@@ -365,6 +378,8 @@ class SamplingPass:
         self._call = call = Call(keys, x, times, timed)
         if len(keys) != len(x):
             self._give_up()
+        if first == 0 and self._network.note():
+            self._begin_anew()
         self._note_blocks()
         if self._rows.handed > self._most_rows:
             self._most_rows = self._rows.handed
@@ -381,6 +396,7 @@ class SamplingPass:
     def _will_reuse(self, x: Tensor) -> bool:
         """Tell whether the next call will reuse, whose input is as large as `x`, whichever rows it is for."""
         same = self._blocks == block_modules(self.unet)
+        same = same and not (self._rows.handed == 0 and self._network.has_jumped)
         kept = same and any(self._shapes.values()) and self._action is Action.REUSE
         kept = kept and self._store.serves(self._rows.possible(x), x.shape[2:], x.device)
         self._shortened |= kept
@@ -390,6 +406,13 @@ class SamplingPass:
         """Compute everything in full from now on: the calls are for rows that nobody can tell."""
         self.statistics.others = True
         self._action = Action.FULL
+        self.forget()
+
+    def _begin_anew(self) -> None:
+        """Make the evaluation in full, and the next one if a line needs two: the network has jumped."""
+        self.statistics.switched += self._action is Action.REUSE
+        self._action = Action.REFRESH if self._action is Action.REUSE else self._action
+        self._renews = self._predictor.remembers
         self.forget()
 
     def _note_blocks(self) -> None:

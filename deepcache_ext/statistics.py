@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 OTHERS = "features of other pictures came along; computed in full"
-SWITCHED = "the prompts changed in most evaluations that were to reuse; computed in full"
+SWITCHED = "prompts or the network changed in most evaluations that were to reuse; computed in full"
 NOTHING_KEPT = "nothing could be kept of the U-Net's calls; computed in full"
 NOTHING_FITTED = "no kept feature fitted a later call; computed in full"
 
@@ -27,7 +27,7 @@ class Statistics:
     kept: int = 0
     """U-Net calls of which features were kept."""
     switched: int = 0
-    """Evaluations meant to reuse that ran in full, because some of their rows were new, or had been just before."""
+    """Evaluations meant to reuse that ran in full, because rows or the network were new, or had been just before."""
     corrected: int = 0
     """U-Net calls that reused and of which a later one made up for what they were off."""
     uncorrected: int = 0

@@ -78,7 +78,7 @@ def more_in_full(more: int, done: Statistics) -> str:
     if more <= 0:
         return ""
     if done.switched:
-        why = "as prompts, unconds or weights changed there"
+        why = "as prompts, unconds or the network changed there"
     elif done.missed:
         why = "as what was kept did not fit there"
     else:

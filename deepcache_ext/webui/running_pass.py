@@ -84,6 +84,7 @@ class RunningPass:
             exact=begun.exact,
             partial=begun.partial,
             noise=params.sigma if self._sigma is None else self._sigma,
+            in_force=lambda: host.in_force(self._p, params.sigma),
         )
 
     def end(self, seconds: float) -> None:

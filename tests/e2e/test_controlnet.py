@@ -108,6 +108,19 @@ def test_a_unit_that_ends_in_mid_run(maker, unit):
     assert found > closeness(maker)[0] - SLACK
 
 
+@pytest.mark.parametrize("wanted", [["tiny-cn"], ["tiny-t2i"], ["tiny-cn", "tiny-t2i"]], ids="+".join)
+@pytest.mark.parametrize("edge", ["guidance_start", "guidance_end"])
+def test_a_unit_that_begins_or_ends_on_a_reuse_makes_the_evaluation_full(maker, unit, wanted, edge):
+    units = [unit(name, weight=2.0) for name in wanted[:-1]] + [unit(wanted[-1], weight=2.0, **{edge: 0.5})]
+    request = {"steps": 12, "alwayson_scripts": {"ControlNet": {"args": units}}}
+    cached = maker.make(cache={"steps": "0-2, 11", "depth": 1, "preset": "Custom"}, **request)
+    (done,) = maker.last_run()["passes"]
+    first, last = (int(number) for number in done["in_full"].split(", ")[1].split("-"))
+    assert (last - first, done["statistics"]["full"], done["statistics"]["switched"]) == (1, 6, 2)
+    assert 4 <= first <= 8
+    assert psnr(cached, maker.make(**request)) > psnr(cached, maker.make(steps=12))
+
+
 def test_a_reuse_runs_only_the_control_blocks_that_it_needs(maker, unit):
     def blocks(**request):
         maker.state()

@@ -131,3 +131,44 @@ def test_a_noise_level_that_a_script_bends_leaves_the_unconds_to_the_hosts_own(m
     _, (done,) = made(maker, {"interval": 2}, {"bend": 0.1}, when, **request)
     assert done["statistics"] == usual["statistics"]
     assert (done["statistics"]["full"], done["statistics"]["reused"], done["reason"]) == (10, 10, "")
+
+
+HYPERNETWORK = {"name": "e2emidrun", "enable_sizes": [768], "overwrite_old": False, "layer_structure": [1, 2, 1]}
+HYPERNETWORK |= {"activation_func": "relu", "weight_init": "XavierNormal"}
+LISTED = {"steps": "0-3, 9", "depth": 1, "preset": "Custom"}
+JUMPS = {
+    "LoRA": ("LoRA", -0.7),
+    "the dimension of a LoRA": ("dimension", 2),
+    "a LoRA that ends": ("no LoRA", 0.0),
+    "hypernetwork": ("hypernetwork", 0.3),
+    "a merge in place": ("merge", 0.0),
+}
+"""What is changed, and by how much; a merge of nothing is one too, and leaves nothing behind."""
+
+
+@pytest.fixture(scope="module")
+def networks(maker):
+    """Return a prompt with a LoRA and a hypernetwork."""
+    if not any("tiny" in lora["name"] for lora in maker.server.get("/sdapi/v1/loras")):
+        pytest.skip("the WebUI has no LoRA for the small checkpoint")
+    maker.server.post("/sdapi/v1/create/hypernetwork", HYPERNETWORK)
+    return {"prompt": f"a house <lora:tiny-lora:1> <hypernet:{HYPERNETWORK['name']}:1>", "steps": 12}
+
+
+@pytest.mark.usefixtures("a1111")
+@pytest.mark.parametrize("when", ["first", "last"])
+@pytest.mark.parametrize("jump", JUMPS)
+def test_a_network_that_jumps_in_mid_run_makes_the_evaluation_full(maker, networks, jump, when):
+    what, by = JUMPS[jump]
+    _, (done,) = made(maker, LISTED, {"what": what, "at": 6, "by": by}, when, **networks)
+    assert (done["in_full"], done["statistics"]["switched"]) == ("0-3, 6-7, 9", 2)
+    assert done["reason"].startswith("2 evaluations more than planned made in full, as prompts, unconds or the network")
+
+
+@pytest.mark.usefixtures("a1111")
+def test_a_network_that_changes_with_every_evaluation_or_not_at_all_goes_on_as_planned(maker, networks):
+    _, (still,) = made(maker, LISTED, **networks)
+    _, (ramp,) = made(maker, LISTED, {"what": "LoRA", "every": 1, "by": -0.05}, **networks)
+    assert [(done["in_full"], done["reason"]) for done in (still, ramp)] == [("0-3, 9", "")] * 2
+    _, (late,) = made(maker, LISTED | {"steps": "0, 6"}, {"what": "LoRA", "every": 1, "by": -0.05}, **networks)
+    assert late["in_full"] == "0-2, 6"

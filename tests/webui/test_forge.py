@@ -279,7 +279,9 @@ def test_unconds_that_nobody_expected_to_be_left_out_or_back_cost_a_refresh_and_
     answers, done = run(host, lambda step: [[0]] if step in {0, 4} else [[1, 0]])
     assert answers == [[0] * 2, [1] * 4, [1] * 4, [3] * 4, [3] * 2, [3] * 4]
     assert done.statistics.error == ""
-    assert done.reason == "1 evaluation more than planned made in full, as prompts, unconds or weights changed there"
+    assert (
+        done.reason == "1 evaluation more than planned made in full, as prompts, unconds or the network changed there"
+    )
     assert (done.plan, done.in_full) == ("0, 3", "0-1, 3")
 
 

@@ -140,7 +140,9 @@ def test_a_prompt_that_changes_is_not_given_the_old_ones_feature(controller):
     answers, done, _ = run(controller, CUTS["one call"], conds=conds)
     assert [answer[0] for answer in answers] == [0, 0, 2, 3, 3, 3]
     assert (done.statistics.switched, done.statistics.reused) == (1, 3)
-    assert done.reason == "1 evaluation more than planned made in full, as prompts, unconds or weights changed there"
+    assert (
+        done.reason == "1 evaluation more than planned made in full, as prompts, unconds or the network changed there"
+    )
     assert (done.plan, done.in_full, done.depth) == ("0, 3", "0, 2-3", 1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -41,10 +42,17 @@ class A1111(webui.WebUI):
 
     def control_models(self, p: Any) -> list[Any]:
         """Return the models of the ControlNet extension's units."""
-        scripts = getattr(getattr(p, "scripts", None), "alwayson_scripts", ())
-        networks = (getattr(script, "latest_network", None) for script in scripts)
-        units = (unit for network in networks for unit in getattr(network, "control_params", None) or ())
-        return [getattr(unit, "control_model", None) for unit in units]
+        return [getattr(unit, "control_model", None) for unit in _units(p)]
+
+    def in_force(self, p: Any, sigma: Tensor) -> Any:  # noqa: ARG002 - the units know their time
+        """Return what the host's layers compare of LoRAs, and the same of hypernetworks and units."""
+        loras = getattr(sys.modules.get("networks"), "loaded_networks", ())
+        hypernetworks = getattr(shared, "loaded_hypernetworks", ())
+        return (
+            [(lora.name, lora.te_multiplier, lora.unet_multiplier, lora.dyn_dim) for lora in loras],
+            [(one.name, [layer.multiplier for pair in one.layers.values() for layer in pair]) for one in hypernetworks],
+            [bool(getattr(unit, "guidance_stopped", False)) for unit in _units(p)],
+        )
 
     def controls_ahead(self) -> list[Any]:
         return []
@@ -62,6 +70,13 @@ class A1111(webui.WebUI):
         inner = getattr(params.denoiser, "inner_model", None)
         heard_at = inner if isinstance(inner, nn.Module) else None
         return Evaluation(keys, _batch(params), partial, heard_at, keys_of)
+
+
+def _units(p: Any) -> list[Any]:
+    """Return the ControlNet extension's units of a job that are switched on: ControlNets, adapters of any kind."""
+    scripts = getattr(getattr(p, "scripts", None), "alwayson_scripts", ())
+    networks = (getattr(script, "latest_network", None) for script in scripts)
+    return [unit for network in networks for unit in getattr(network, "control_params", None) or ()]
 
 
 def rows(params: Any, sigma: Any) -> tuple[Hashable, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import math
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 from modules import sd_samplers_common, shared
@@ -73,6 +73,13 @@ class Forge(webui.WebUI):
     def control_models(self, _p: Any) -> list[Any]:
         return []
 
+    def in_force(self, p: Any, sigma: Tensor) -> Any:  # noqa: ARG002 - all hangs on the patcher
+        """Return the strengths of the patches of weights, and which controls and adapters are on at `sigma`."""
+        patcher = _patcher()
+        ranges = {*_ranges(patcher)}
+        now = float(sigma[0]) if ranges else 0.0
+        return _strengths(patcher), {(start, end) for start, end in ranges if start >= now >= end}
+
     def controls_ahead(self) -> list[Any]:
         patcher = _patcher()
         if patcher is None or "model_function_wrapper" in patcher.model_options:
@@ -108,6 +115,27 @@ class Forge(webui.WebUI):
 def _patcher() -> Any:
     """Return the patcher of the U-Net in force; None while no checkpoint is loaded."""
     return getattr(getattr(webui.model_in_force(), "forge_objects", None), "unet", None)
+
+
+def _strengths(patcher: Any) -> list[Any]:
+    """Return what LoRAs are merged into the weights and how strongly, on Forge or where patches go by weight."""
+    merged = getattr(getattr(patcher, "lora_loader", None), "loaded_hash", None)
+    merged = merged or getattr(getattr(patcher, "model", None), "current_weight_patches_uuid", None)
+    by_lora = [*getattr(patcher, "lora_patches", {}).values(), getattr(patcher, "patches", {})]
+    return [merged, [(patch[0], patch[2]) for of in by_lora for patches in of.values() for patch in patches]]
+
+
+def _ranges(patcher: Any) -> Iterator[tuple[float, float]]:
+    """Return from which noise level to which each control and each IP-Adapter has an effect."""
+    for control in patcher.list_controlnets():
+        if control.timestep_range is not None:
+            yield float(control.timestep_range[0]), float(control.timestep_range[1])
+    replaced = patcher.model_options.get("transformer_options", {}).get("patches_replace", {})
+    for patch in (patch for patches in replaced.values() for patch in patches.values()):
+        of_forge = zip(getattr(patch, "sigma_start", ()), getattr(patch, "sigma_end", ()), strict=True)
+        of_reforge = (one for one in getattr(patch, "kwargs", ()) if "sigma_end" in one)
+        both = (*of_forge, *((one["sigma_start"], one["sigma_end"]) for one in of_reforge))
+        yield from ((float(start), float(end)) for start, end in both)
 
 
 def _prediction_of(sampling: Any) -> Prediction | None:

@@ -91,6 +91,13 @@ class Host(Protocol):
         host decides by these, whatever somebody has made of the callback's.
         """
 
+    def in_force(self, p: Any, sigma: Tensor) -> Any:
+        """Return what tells the U-Net in force in a job from another: its LoRAs and what else, and the controls on.
+
+        It is asked at a call of the U-Net, at noise levels `sigma` of shape (rows,), and is equal to what it was before
+        while none of them changes.
+        """
+
     def control_models(self, p: Any) -> list[Any]:
         """Return the control models that the U-Net's forward calls in a job; none where there are no such."""
 
