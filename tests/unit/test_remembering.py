@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from deepcache_ext import SamplingPass, Settings
-from deepcache_ext.network.remembering import remembering, remembers
+from deepcache_ext.network.memory import remembers
+from deepcache_ext.network.remembering import Watch
 from tests.unit.unets import VIEWS, Case, state_of
 
 count = 0
@@ -105,7 +106,7 @@ def test_a_forward_that_remembers_nothing_is_none_of_them(case):
     assert not remembers(len)
     attention = next(module for name, module in case.unet.named_modules() if name.endswith("attn2"))
     attention.forward = plain(case)
-    assert remembering([case.unet]) == []
+    assert Watch([case.unet]).modules() == ()
 
 
 @pytest.mark.parametrize("depth", [0, 2])
