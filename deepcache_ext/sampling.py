@@ -341,7 +341,7 @@ class SamplingPass:
 
     def _all_heard(self) -> bool:
         """Tell whether the last refresh heard whatever a reuse has to call again."""
-        modules = self._hold.watch.modules_soon() if self._hold is not None else ()
+        modules = self._hold.watch.modules(for_reuse=True) if self._hold is not None else ()
         return all(repeated.covers(modules) for repeated in self._repeated.values())
 
     def _give_up(self) -> None:
@@ -360,7 +360,7 @@ class SamplingPass:
 
     def _view_of(self, call: Call) -> View:
         hold, keys, reuses = self._hold_now(), tuple(call.keys), self._action is Action.REUSE
-        modules = hold.watch.modules_soon() if reuses else hold.watch.modules()
+        modules = hold.watch.modules(for_reuse=reuses)
         repeated = self._repeated.get(keys) or Repeated()
         full_length = self._view == "full-length" or (self._view == "auto" and has_foreign_forward(self.unet))
         shapes = self._shapes.setdefault(call.signature, {}) if full_length else {}
@@ -398,7 +398,8 @@ class SamplingPass:
     def _done(self, view: View, output: Any) -> Any:
         if self._call is None or self._hold is None:
             return output
-        self._hold.watch.leave()
+        if view.only_our_hooks:
+            self._hold.watch.leave()
         if not view.reuses:
             self.statistics.kept += self._store.keep(self._call, view.kept, output)
         elif view.complete:

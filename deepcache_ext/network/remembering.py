@@ -10,8 +10,7 @@ They are searched for once; then only what has changed is looked at, which is no
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
-from operator import is_, itemgetter
+from operator import is_
 from typing import Any
 
 from torch import nn
@@ -23,7 +22,6 @@ from deepcache_ext.network.unet import has_foreign_forward
 
 PROJECTIONS = {"to_q", "to_k", "to_v"}
 """The children that make a module an attention."""
-_HOOKS = itemgetter("_forward_pre_hooks", "_forward_hooks")
 
 IsHosts = Callable[[Any], bool]
 """Tells whether a hook is the host's own, as those are that move weights; these are no memory."""
@@ -43,79 +41,98 @@ class Watch:
         self._found: tuple[nn.Module, ...] = ()
         self._walk()
 
-    def modules(self) -> tuple[nn.Module, ...]:
-        """Return the modules that remember now, in the order of their blocks; the very same if nothing changed."""
-        if not _same(self._children, self._children_now()):
+    def modules(self, *, for_reuse: bool = False) -> tuple[nn.Module, ...]:
+        """Return the modules that remember now, in the order of their blocks; the very same if nothing has changed.
+
+        What has is noticed by comparing: the forwards on attentions, the hooks on whatever has some, how many hooks
+        were added to anything since `leave`, and but `for_reuse` what leads from the blocks to the attentions.
+        """
+        added = self._hooks_before != hooks_so_far()
+        if added or not (for_reuse or _same(self._on_the_way, self._on_the_way_now())):
             self._walk()
         elif not _same(self._forwards, self._forwards_now()) or self._hooks != self._hooks_now():
             self._look()
         return self._found
 
-    def modules_soon(self) -> tuple[nn.Module, ...]:
-        """Return what `modules` does, unless all that has changed since `leave` was called is what it can't notice.
-
-        For what is asked at every reuse: it notices forwards on attentions, and hooks that somebody has added.
-        """
-        if self._last_hook != _hooks_so_far() or not _same(self._forwards, self._forwards_now()):
-            return self.modules()
-        return self._found
-
     def leave(self) -> None:
-        """Note that from now on hooks are other people's."""
-        self._last_hook = _hooks_so_far()
+        """Tell that hooks which are added from now on are other people's."""
+        self._hooks_before = hooks_so_far()
 
     def _walk(self) -> None:
-        """Note all that can change, and look for modules that remember."""
-        modules = [module for block in self._blocks for module in block.modules()]
-        self._attentions = [module for module in modules if module._modules.keys() >= PROJECTIONS]
-        self._inside = {id(part) for attention in self._attentions for part in attention.modules()}
-        self._parents = [module._modules for module in modules if module._modules]
-        self._children = self._children_now()
-        self._all = [vars(module) for module in modules]
+        """Go through all modules for attentions, hooks, and what leads to them; then look which of them remember."""
+        self._attentions: list[nn.Module] = []
+        self._hooked: list[nn.Module] = []
+        self._inside: set[int] = set()
+        self._parents: list[dict[str, nn.Module | None]] = []
+        self._names: list[str] = []
+        for block in self._blocks:
+            self._walk_in(block)
         self._own = [vars(attention) for attention in self._attentions]
+        self._on_the_way = self._on_the_way_now()
         self._look()
         self.leave()
+
+    def _walk_in(self, module: nn.Module) -> bool:
+        """Walk in one module and return whether it is an attention or has one."""
+        if module._forward_pre_hooks or module._forward_hooks:
+            self._hooked.append(module)
+        found = module._modules.keys() >= PROJECTIONS
+        if found:
+            self._attentions.append(module)
+            self._inside.update(id(part) for part in module.modules())
+        for name, child in module._modules.items():
+            if child is not None and self._walk_in(child):
+                self._parents.append(module._modules)
+                self._names.append(name)
+                found = True
+        return found
 
     def _look(self) -> None:
         self._forwards = self._forwards_now()
         self._hooks = self._hooks_now()
-        forwards = {id(one) for one, own in zip(self._attentions, self._own, strict=True) if "forward" in own}
-        found = [module for block in self._blocks for module in self._outermost(block, forwards)]
+        self._to_call = {id(module) for module in self._attentions if self._has_a_forward_to_call(module)}
+        self._to_call.update(id(module) for module in self._hooked if self._has_a_hook_to_call(module))
+        found = [module for block in self._blocks for module in self._outermost(block)] if self._to_call else []
         self._found = tuple({id(module): module for module in found}.values())
 
-    def _outermost(self, module: nn.Module, forwards: set[int]) -> Iterator[nn.Module]:
-        if (id(module) in forwards and self._has_a_forward_to_call(module)) or self._has_a_hook_to_call(module):
+    def _outermost(self, module: nn.Module) -> Iterator[nn.Module]:
+        if id(module) in self._to_call:
             yield module
-        elif self._hooks or forwards:
-            for child in module._modules.values():
-                if child is not None:
-                    yield from self._outermost(child, forwards)
+            return
+        for child in module._modules.values():
+            if child is not None:
+                yield from self._outermost(child)
 
     def _has_a_forward_to_call(self, module: nn.Module) -> bool:
-        return has_foreign_forward(module) and remembers(vars(module)["forward"], self._known)
+        return (
+            "forward" in vars(module)
+            and has_foreign_forward(module)
+            and remembers(vars(module)["forward"], self._known)
+        )
 
     def _has_a_hook_to_call(self, module: nn.Module) -> bool:
         hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
         foreign = [hook for hook in hooks if not is_own(hook) and not self._is_hosts(hook)]
         return bool(foreign) and (id(module) in self._inside or any(remembers(hook, self._known) for hook in foreign))
 
-    def _children_now(self) -> list[nn.Module | None]:
-        return [*chain.from_iterable(map(dict.values, self._parents))]
-
-    def _hooks_now(self) -> list[int]:
-        return [*chain.from_iterable(chain.from_iterable(map(_HOOKS, self._all)))]
+    def _on_the_way_now(self) -> list[nn.Module | None]:
+        return [*map(dict.get, self._parents, self._names)]
 
     def _forwards_now(self) -> list[Any]:
         return [own.get("forward") for own in self._own]
 
+    def _hooks_now(self) -> list[int]:
+        hooks = (of for one in self._hooked for of in (one._forward_pre_hooks, one._forward_hooks))
+        return [number for of in hooks for number in of]
+
+
+def hooks_so_far() -> int:
+    """Return how many hooks were ever added to anything, by which torch numbers them."""
+    return int(RemovableHandle.next_id)
+
 
 def _same(one: list[Any], other: list[Any]) -> bool:
     return len(one) == len(other) and all(map(is_, one, other))
-
-
-def _hooks_so_far() -> int:
-    """Return how many hooks were ever added to anything, as torch numbers them."""
-    return int(RemovableHandle.next_id)
 
 
 class Repeated:

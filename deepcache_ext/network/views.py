@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from deepcache_ext.network.exchange import Exchange
-from deepcache_ext.network.remembering import Repeated
+from deepcache_ext.network.remembering import Repeated, hooks_so_far
 from deepcache_ext.network.tap import Tap, layers
 from deepcache_ext.network.unet import LISTS, blocks, deep_blocks
 
@@ -30,7 +30,7 @@ class View(ABC):
     over anything else count from 1. `failure` is an error of our own while keeping; the call goes on without.
 
     `repeated` are skipped modules that are to be called all the same: heard by a view that runs the deep part, called
-    again by one that reuses.
+    again by one that reuses. `only_our_hooks` is whether nobody has added a hook while the view was in place.
     """
 
     reuses = False
@@ -39,6 +39,8 @@ class View(ABC):
         self.repeated = repeated
         self.kept: dict[int, Tensor] = {}
         self.failure: Exception | None = None
+        self.only_our_hooks = True
+        self._hooks_before = 0
 
     @property
     def complete(self) -> bool:
@@ -47,13 +49,15 @@ class View(ABC):
 
     @abstractmethod
     def enter(self) -> None:
-        """Put the view in place."""
+        """Put the view in place; the last thing that is done for it."""
         if not self.reuses:
             self.repeated.enter()
+        self._hooks_before = hooks_so_far()
 
     @abstractmethod
     def exit(self) -> None:
-        """Put the original block lists back."""
+        """Put the original block lists back; the first thing that is done for it."""
+        self.only_our_hooks &= self._hooks_before == hooks_so_far()
         self.repeated.exit()
 
     def repeat(self) -> None:
@@ -79,8 +83,8 @@ class RefreshView(View):
         self._tap = Tap(outputs[len(outputs) - depth - 1], after=self._on_output)
 
     def enter(self) -> None:
-        super().enter()
         self._tap.enter()
+        super().enter()
 
     def exit(self) -> None:
         super().exit()
@@ -145,8 +149,10 @@ class CompactView(View):
     def enter(self) -> None:
         self._stand_ins.view = self
         self._stand_ins.compact.enter()
+        super().enter()
 
     def exit(self) -> None:
+        super().exit()
         self._stand_ins.compact.exit()
         self._stand_ins.view = None
 
@@ -195,12 +201,11 @@ class FullLengthView(View):
         self._taps = self._all_taps()
         for tap in self._taps:
             tap.enter()
-        if not self.reuses:
-            super().enter()
-            return
-        self._stand_ins.view = self
-        for exchange in (self._stand_ins.full_length, *self._beside):
-            exchange.enter()
+        if self.reuses:
+            self._stand_ins.view = self
+            for exchange in (self._stand_ins.full_length, *self._beside):
+                exchange.enter()
+        super().enter()
 
     def exit(self) -> None:
         super().exit()
