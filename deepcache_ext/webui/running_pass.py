@@ -43,6 +43,7 @@ class RunningPass:
             view="full-length" if host.counts_blocks else "auto",
             control_models=lambda: host.control_models(self._p),
             controls_ahead=host.controls_ahead,
+            is_hosts=host.is_own,
         ).install()
         report.plan = _full_steps(self._run.schedule)
         self._timers: list[CallTimer] = []
