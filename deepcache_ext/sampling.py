@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
@@ -19,12 +18,12 @@ from deepcache_ext.features.forecast import Held, Line, LineAndResponse, Predict
 from deepcache_ext.features.rows import Batch, Rows
 from deepcache_ext.features.store import Call, RowStore, Signature, can_draw
 from deepcache_ext.network.control import ControlsAhead, short_controls
+from deepcache_ext.network.hold import Hold, same
 from deepcache_ext.network.hook import CallHook, reset_hooks
 from deepcache_ext.network.in_force import InForce
-from deepcache_ext.network.remembering import Repeated, remembering
+from deepcache_ext.network.remembering import IsHosts, Repeated
 from deepcache_ext.network.unet import (
     block_modules,
-    deep_blocks,
     find_unet,
     has_foreign_forward,
     head,
@@ -66,7 +65,8 @@ class SamplingPass:
     forward that counts blocks, "auto" to decide by whether the instance has a forward of its own. `control_models` is
     asked at every such reuse for the ControlNets that the forward will call: of them, too, only what has an effect on
     the reuse runs. `controls_ahead` is asked at each evaluation for those that are called before the U-Net and whose
-    residuals it takes out of lists; calls of these need the evaluation's keys and batch.
+    residuals it takes out of lists; calls of these need the evaluation's keys and batch. `is_hosts` tells which hooks
+    on the U-Net's layers are the host's own; others may be somebody's memory, so that a reuse calls such layers again.
 
     Raises ValueError if `model` contains no U-Net, the depth is more than this U-Net has, or `total`, `reuse` or
     `view` is none of the values above.
@@ -88,6 +88,7 @@ class SamplingPass:
         view: ViewName = "auto",
         control_models: Callable[[], Iterable[Any]] = tuple,
         controls_ahead: Callable[[], Iterable[Any]] = tuple,
+        is_hosts: IsHosts = lambda _hook: False,
     ) -> None:
         if view not in get_args(ViewName):
             raise ValueError(f"view must be one of {', '.join(get_args(ViewName))}; got {shown(view)}")
@@ -107,6 +108,7 @@ class SamplingPass:
         self._view = view
         self._control_models = control_models
         self._controls_ahead = controls_ahead
+        self._is_hosts = is_hosts
         self._controls = ControlsAhead(self.depth, self._will_reuse)
         self._sampler = sampler
         self._levels = levels
@@ -116,6 +118,7 @@ class SamplingPass:
         self._correction = self._new_correction(run)
         self._shapes: dict[Signature, Shapes] = {}
         self._repeated: dict[tuple[Hashable, ...], Repeated] = {}
+        self._hold: Hold | None = None
         self._model = model
         self._hook = self._hook_on(model)
         self._network = InForce(self.unet, self._sampler.stages)
@@ -248,6 +251,7 @@ class SamplingPass:
         self._controls.remove()
         self._network.remove()
         self.forget()
+        self._hold = None
         self._call = None
 
     def wrap(self, denoiser: Callable[..., T]) -> Callable[..., T]:
@@ -386,7 +390,7 @@ class SamplingPass:
             self._has_grown = self._action is Action.REUSE and first > 0
         view = None if self._action is Action.FULL else self._view_of(call)
         if view is None and self._correction is not None and self._correction.owes(self._index, tuple(call.keys)):
-            view = UntouchedView(Repeated(()))
+            view = UntouchedView(Repeated())
         if self._shortened and not (view is not None and view.reuses):
             raise RuntimeError(SHORTENED)
         self._shortened = False
@@ -395,12 +399,17 @@ class SamplingPass:
 
     def _will_reuse(self, x: Tensor) -> bool:
         """Tell whether the next call will reuse, whose input is as large as `x`, whichever rows it is for."""
-        same = self._blocks == block_modules(self.unet)
-        same = same and not (self._rows.handed == 0 and self._network.has_jumped)
-        kept = same and any(self._shapes.values()) and self._action is Action.REUSE
+        kept = self._action is Action.REUSE and self._hold is not None and any(self._shapes.values())
+        kept = kept and same(self._blocks, block_modules(self.unet)) and self._all_heard()
+        kept = kept and not (self._rows.handed == 0 and self._network.has_jumped)
         kept = kept and self._store.serves(self._rows.possible(x), x.shape[2:], x.device)
         self._shortened |= kept
         return kept
+
+    def _all_heard(self) -> bool:
+        """Tell whether the last refresh heard whatever a reuse has to call again."""
+        modules = self._hold.watch.modules(for_reuse=True) if self._hold is not None else ()
+        return all(repeated.covers(modules) for repeated in self._repeated.values())
 
     def _give_up(self) -> None:
         """Compute everything in full from now on: the calls are for rows that nobody can tell."""
@@ -418,40 +427,34 @@ class SamplingPass:
     def _note_blocks(self) -> None:
         """Forget what went through other blocks than those that are in the lists now."""
         now = block_modules(self.unet)
-        if self._blocks and any(one is not other for one, other in itertools.zip_longest(self._blocks, now)):
+        if self._blocks and not same(self._blocks, now):
             self.forget()
             self._action = Action.REFRESH if self._action is Action.REUSE else self._action
         self._blocks = now
 
     def _view_of(self, call: Call) -> View:
-        depth = self.depth
-        if self._view == "full-length" or (self._view == "auto" and has_foreign_forward(self.unet)):
-            shapes = self._shapes.setdefault(call.signature, {})
-            features = self._kept(call) if shapes else None
-            beside = short_controls(self._control_models(), depth) if features else ()
-            return FullLengthView(
-                self.unet, depth, call.x, features or {}, shapes, self._repeats(call, features), beside
-            )
-        features = self._kept(call)
-        repeated = self._repeats(call, features)
+        hold, keys, reuses = self._hold_now(), tuple(call.keys), self._action is Action.REUSE
+        modules = hold.watch.modules(for_reuse=reuses)
+        repeated = self._repeated.get(keys) or Repeated()
+        full_length = self._view == "full-length" or (self._view == "auto" and has_foreign_forward(self.unet))
+        shapes = self._shapes.setdefault(call.signature, {}) if full_length else {}
+        reuses = reuses and repeated.covers(modules) and bool(shapes or not full_length)
+        features = self._store.take(call) if reuses else None
         if features is None:
-            return RefreshView(self.unet, depth, repeated)
-        return CompactView(self.unet, depth, features, repeated)
-
-    def _kept(self, call: Call) -> dict[int, Tensor] | None:
-        if self._action is not Action.REUSE or (self._repeated and tuple(call.keys) not in self._repeated):
-            return None
-        return self._store.take(call)
-
-    def _repeats(self, call: Call, features: dict[int, Tensor] | None) -> Repeated:
-        """Return what is to be called on a reuse of these rows though it is skipped; heard anew without `features`."""
-        keys = tuple(call.keys)
+            self._repeated[keys] = repeated = Repeated(modules)
+        else:
+            repeated = repeated.only(modules)
+        if full_length:
+            beside = short_controls(self._control_models(), self.depth) if features else ()
+            return FullLengthView(hold.stand_ins, call.x, features or {}, shapes, repeated, beside)
         if features is None:
-            modules = remembering(deep_blocks(self.unet, self.depth))
-            if not modules:
-                return Repeated(())
-            self._repeated[keys] = Repeated(modules)
-        return self._repeated.get(keys) or Repeated(())
+            return RefreshView(self.unet, self.depth, repeated)
+        return CompactView(hold.stand_ins, features, repeated)
+
+    def _hold_now(self) -> Hold:
+        if self._hold is None or not same(self._hold.blocks, self._blocks):
+            self._hold = Hold(self.unet, self.depth, self._is_hosts)
+        return self._hold
 
     def _count(self, *, reused: bool, first_call: bool) -> None:
         s = self.statistics
@@ -470,6 +473,8 @@ class SamplingPass:
         call = self._call
         if call is None:
             return output
+        if view.only_our_hooks and self._hold is not None:
+            self._hold.watch.leave()
         if view.reuses and not view.complete:
             self.forget()
             return output

@@ -150,15 +150,15 @@ class LineAndResponse(Line):
     def _after(self, last: Kept, now: Kept) -> tuple[Kept, Tensor | None]:
         now, way = super()._after(last, now)
         now["x change"] = moved = now["x"] - last["x"]
-        missed = now["change"].float()
+        missed = now["change"]  # as large as the feature, so in single precision for the product only
         if way is not None:
             missed, moved = (
-                torch.addcmul(change, last[name].float(), _of_pixels(way), value=-1)
+                torch.addcmul(change, last[name], _of_pixels(way.to(change.dtype)), value=-1)
                 for change, name in ((missed, "change"), (moved, "x change"))
             )
         with _own_precision(missed.device):
             patches = _patches(moved, missed)
-            products, answers = patches @ patches.mT, patches @ missed.flatten(2).mT
+            products, answers = patches @ patches.mT, patches @ missed.flatten(2).float().mT
             if "response" in last:
                 response = last["response"].float()
                 pair = torch.stack([response @ products, answers.mT], dim=1) * response[:, None]

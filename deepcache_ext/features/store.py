@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeGuard, TypeVar
 
 import torch
@@ -43,7 +44,7 @@ class Call:
     timed: bool = True
     """Whether it has."""
 
-    @property
+    @cached_property
     def signature(self) -> Signature:
         """What the features of the call fit."""
         return Signature(tuple(self.x.shape[1:]), self.x.dtype, self.x.device)
@@ -53,6 +54,8 @@ class Call:
 class _Batch:
     """What is kept of some rows: one tensor of each kind for all of them."""
 
+    keys: tuple[Hashable, ...]
+    """Of its rows, in their order. For as long as it is a place of one, it is of all."""
     signature: Signature
     generation: int
     kept: Mapping[int, Mapping[str, Tensor]]
@@ -63,7 +66,7 @@ class _Batch:
         """What batches must share for their rows to be put together."""
         return frozenset((walk, frozenset(tensors)) for walk, tensors in self.kept.items())
 
-    @property
+    @cached_property
     def walks(self) -> dict[int, torch.Size]:
         """The channels, height and width of each walk's feature."""
         return {walk: tensors["feature"].shape[1:] for walk, tensors in self.kept.items() if walk != OUTPUT}
@@ -71,13 +74,13 @@ class _Batch:
     def tensors(self) -> Iterable[Tensor]:
         return (tensor for tensors in self.kept.values() for tensor in tensors.values())
 
-    def only(self, rows: Sequence[int]) -> _Batch:
-        """Return a batch with copies of those rows."""
+    def only(self, rows: Sequence[int], keys: Sequence[Hashable]) -> _Batch:
+        """Return a batch with copies of those rows, which have these keys."""
         copies = {
             walk: {name: _copied(tensor, rows) for name, tensor in tensors.items()}
             for walk, tensors in self.kept.items()
         }
-        return _Batch(self.signature, self.generation, copies)
+        return _Batch(tuple(keys), self.signature, self.generation, copies)
 
 
 _Place = tuple[_Batch, int]
@@ -165,7 +168,8 @@ class RowStore:
                     kept[walk] = self._predictor.first(feature, x, times)
             if memory is not None:
                 kept[OUTPUT] = {name: _copied(tensor, rows) for name, tensor in memory.items()}
-            self._put([call.keys[row] for row in rows], _Batch(signature, self._generation, kept))
+            keys = tuple(call.keys[row] for row in rows)
+            self._put(_Batch(keys, signature, self._generation, kept))
         return True
 
     def take(self, call: Call) -> dict[int, Tensor] | None:
@@ -174,6 +178,9 @@ class RowStore:
         It is the feature that the predictor expects of `call`. None where a row is not kept, was kept for another
         signature, or was kept by a forward that made other walks or resized their pictures otherwise.
         """
+        whole = self._whole(call.keys)
+        if whole is not None and whole.generation == self._generation:
+            return self._expected_of(whole, call) if whole.signature == call.signature else None
         current, signature = self._current(), call.signature
         places = [current[key] for key in call.keys if key in current]
         batches = {batch for batch, _ in places}
@@ -196,10 +203,25 @@ class RowStore:
 
     def drawn(self, call: Call, output: Any) -> Any:
         """Return the `output` of a reuse, drawn towards the last refresh's denoised picture where that is kept."""
+        if self._levels is None or not can_draw(output, call):
+            return output
         places = [self._places[key] for key in call.keys]
-        if self._levels is None or not can_draw(output, call) or any(OUTPUT not in of.kept for of, _ in places):
+        if any(OUTPUT not in of.kept for of, _ in places):
             return output
         return drawn(output, call.x, call.times, _joined(places, OUTPUT), self._levels, self._predictor.share)
+
+    def _whole(self, keys: Sequence[Hashable]) -> _Batch | None:
+        """Return the batch that has just these rows, in that order, if there is one."""
+        place = self._places.get(keys[0]) if keys else None
+        return place[0] if place is not None and place[0].keys == tuple(keys) else None
+
+    def _expected_of(self, batch: _Batch, call: Call) -> dict[int, Tensor]:
+        found = {}
+        for walk in batch.walks:
+            kept = {**batch.kept[walk]}
+            feature = self._predictor.expected(kept, call.x, call.times)
+            found[walk] = feature.clone() if feature is kept["feature"] else feature
+        return found
 
     def _expected(self, call: Call, places: Sequence[_Place], walk: int) -> Tensor:
         found: dict[int, tuple[Tensor, int]] = {}
@@ -223,8 +245,8 @@ class RowStore:
     def _current(self) -> dict[Hashable, _Place]:
         return {key: place for key, place in self._places.items() if place[0].generation == self._generation}
 
-    def _put(self, keys: Sequence[Hashable], batch: _Batch) -> None:
-        self._places.update({key: (batch, position) for position, key in enumerate(keys)})
+    def _put(self, batch: _Batch) -> None:
+        self._places.update({key: (batch, position) for position, key in enumerate(batch.keys)})
 
     def _removed(self, keys: Sequence[Hashable]) -> list[_Place | None]:
         """Take those rows out, copying what is left of their batches, and return where they were."""
@@ -232,7 +254,7 @@ class RowStore:
         for batch in {place[0] for place in removed if place is not None}:
             left = {key: position for key, (of, position) in self._places.items() if of is batch}
             if left:
-                self._put([*left], batch.only([*left.values()]))
+                self._put(batch.only([*left.values()], [*left]))
         return removed
 
 
@@ -264,8 +286,11 @@ def _runs(places: Iterable[tuple[T, int]]) -> list[tuple[T, slice]]:
 
 def _joined(places: Sequence[_Place], walk: int) -> Kept:
     """Return what is kept of those rows, of batches of one form: a view where they are neighbours in one batch."""
+    batch = places[0][0]
+    if len(places) == len(batch.keys) and all(place == (batch, row) for row, place in enumerate(places)):
+        return {**batch.kept[walk]}
     runs = _runs(places)
-    names = places[0][0].kept[walk]
+    names = batch.kept[walk]
     return {name: _one([batch.kept[walk][name][rows] for batch, rows in runs]) for name in names}
 
 

@@ -63,6 +63,11 @@ class _Hook:
         return self.function(*args)
 
 
+def is_own(hook: Any) -> bool:
+    """Tell whether a hook is one of this kind."""
+    return isinstance(hook, _Hook)
+
+
 def functions_on(module: nn.Module) -> Iterator[Callable[..., Any]]:
     """Return the functions that are hooks of this kind on `module`."""
     hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())

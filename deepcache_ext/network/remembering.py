@@ -1,85 +1,164 @@
-"""Attentions with a forward of somebody else's that remembers something from call to call.
+"""Modules that somebody has given a memory, from call to call of the U-Net.
 
-Some extensions set a forward on each attention of a U-Net that counts its calls, to know when one of the U-Net ends, or
-that collects attention maps. A reuse skips most attentions, and from then on the count is wrong. So these are called
-on a reuse too, with what they were given in the refresh, and what they return is dropped.
+Some extensions set a forward on each attention of a U-Net, or hooks on its layers, that count the calls, to know when
+one of the U-Net ends, or that collect attention maps. A reuse skips most of the layers, and from then on the count is
+wrong. So these are called on a reuse too, with what they were given in the refresh, and what they return is dropped.
+
+They are searched for once; then only what has changed is looked at, which is noticed by comparing what can change.
 """
 
 from __future__ import annotations
 
-import dis
-from collections.abc import Iterable
-from types import CodeType, FunctionType
+from collections.abc import Callable, Iterable, Iterator
+from operator import is_
 from typing import Any
 
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from deepcache_ext.network.memory import Known, remembers
+from deepcache_ext.network.own_hooks import is_own
 from deepcache_ext.network.unet import has_foreign_forward
 
 PROJECTIONS = {"to_q", "to_k", "to_v"}
 """The children that make a module an attention."""
 
-
-def remembering(blocks: Iterable[nn.Module]) -> list[nn.Module]:
-    """Return the attentions in `blocks` on which somebody has set a forward that remembers."""
-    modules = (module for block in blocks for module in block.modules() if "forward" in vars(module))
-    return [
-        module
-        for module in modules
-        if module._modules.keys() >= PROJECTIONS and has_foreign_forward(module) and remembers(vars(module)["forward"])
-    ]
+IsHosts = Callable[[Any], bool]
+"""Tells whether a hook is the host's own, as those are that move weights; these are no memory."""
 
 
-def remembers(forward: Any) -> bool:
-    """Tell whether a function, or one beside it that it names, assigns to a global, an attribute or an outer variable.
+class Watch:
+    """Knows which modules in `blocks` remember: those to call on a reuse that skips the blocks.
 
-    What it would change by a method, such as a list's, is not seen, nor is anything that is not written in Python.
+    These are attentions with a forward of somebody else's that remembers, attentions and layers in them with any hook
+    of somebody else's, and other modules with a hook that remembers. What is in one of them is called with it.
     """
-    found = [getattr(forward, "__func__", forward)]
-    for function in found:
-        if not isinstance(function, FunctionType):
-            continue
-        names: set[str] = set()
-        for code in _codes(function.__code__):
-            if any(_outlives(instruction, function.__code__) for instruction in dis.get_instructions(code)):
-                return True
-            names.update(code.co_names)
-        named = [function.__globals__.get(name) for name in sorted(names)]
-        found += [one for one in named if isinstance(one, FunctionType) and _is_beside(one, function, found)]
-    return False
+
+    def __init__(self, blocks: Iterable[nn.Module], is_hosts: IsHosts = lambda _hook: False) -> None:
+        self._blocks = [*blocks]
+        self._is_hosts = is_hosts
+        self._known: Known = {}
+        self._found: tuple[nn.Module, ...] = ()
+        self._walk()
+
+    def modules(self, *, for_reuse: bool = False) -> tuple[nn.Module, ...]:
+        """Return the modules that remember now, in the order of their blocks; the very same if nothing has changed.
+
+        What has is noticed by comparing: the forwards on attentions, the hooks on whatever has some, how many hooks
+        were added to anything since `leave`, and but `for_reuse` what leads from the blocks to the attentions.
+        """
+        added = self._hooks_before != hooks_so_far()
+        if added or not (for_reuse or _same(self._on_the_way, self._on_the_way_now())):
+            self._walk()
+        elif not _same(self._forwards, self._forwards_now()) or self._hooks != self._hooks_now():
+            self._look()
+        return self._found
+
+    def leave(self) -> None:
+        """Tell that hooks which are added from now on are other people's."""
+        self._hooks_before = hooks_so_far()
+
+    def _walk(self) -> None:
+        """Go through all modules for attentions, hooks, and what leads to them; then look which of them remember."""
+        self._attentions: list[nn.Module] = []
+        self._hooked: list[nn.Module] = []
+        self._inside: set[int] = set()
+        self._parents: list[dict[str, nn.Module | None]] = []
+        self._names: list[str] = []
+        for block in self._blocks:
+            self._walk_in(block)
+        self._own = [vars(attention) for attention in self._attentions]
+        self._on_the_way = self._on_the_way_now()
+        self._look()
+        self.leave()
+
+    def _walk_in(self, module: nn.Module) -> bool:
+        """Walk in one module and return whether it is an attention or has one."""
+        if module._forward_pre_hooks or module._forward_hooks:
+            self._hooked.append(module)
+        found = module._modules.keys() >= PROJECTIONS
+        if found:
+            self._attentions.append(module)
+            self._inside.update(id(part) for part in module.modules())
+        for name, child in module._modules.items():
+            if child is not None and self._walk_in(child):
+                self._parents.append(module._modules)
+                self._names.append(name)
+                found = True
+        return found
+
+    def _look(self) -> None:
+        self._forwards = self._forwards_now()
+        self._hooks = self._hooks_now()
+        self._to_call = {id(module) for module in self._attentions if self._has_a_forward_to_call(module)}
+        self._to_call.update(id(module) for module in self._hooked if self._has_a_hook_to_call(module))
+        found = [module for block in self._blocks for module in self._outermost(block)] if self._to_call else []
+        self._found = tuple({id(module): module for module in found}.values())
+
+    def _outermost(self, module: nn.Module) -> Iterator[nn.Module]:
+        if id(module) in self._to_call:
+            yield module
+            return
+        for child in module._modules.values():
+            if child is not None:
+                yield from self._outermost(child)
+
+    def _has_a_forward_to_call(self, module: nn.Module) -> bool:
+        return (
+            "forward" in vars(module)
+            and has_foreign_forward(module)
+            and remembers(vars(module)["forward"], self._known)
+        )
+
+    def _has_a_hook_to_call(self, module: nn.Module) -> bool:
+        hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+        foreign = [hook for hook in hooks if not is_own(hook) and not self._is_hosts(hook)]
+        return bool(foreign) and (id(module) in self._inside or any(remembers(hook, self._known) for hook in foreign))
+
+    def _on_the_way_now(self) -> list[nn.Module | None]:
+        return [*map(dict.get, self._parents, self._names)]
+
+    def _forwards_now(self) -> list[Any]:
+        return [own.get("forward") for own in self._own]
+
+    def _hooks_now(self) -> list[int]:
+        hooks = (of for one in self._hooked for of in (one._forward_pre_hooks, one._forward_hooks))
+        return [number for of in hooks for number in of]
 
 
-def _codes(code: CodeType) -> list[CodeType]:
-    codes = [code]
-    for one in codes:
-        codes += [constant for constant in one.co_consts if isinstance(constant, CodeType)]
-    return codes
+def hooks_so_far() -> int:
+    """Return how many hooks were ever added to anything, by which torch numbers them."""
+    return int(RemovableHandle.next_id)
 
 
-def _outlives(instruction: dis.Instruction, outermost: CodeType) -> bool:
-    """Tell whether an instruction assigns to what is still there when the outermost function has returned."""
-    if instruction.opname == "STORE_DEREF":
-        return instruction.argval in outermost.co_freevars
-    return instruction.opname in {"STORE_GLOBAL", "STORE_ATTR"}
-
-
-def _is_beside(one: FunctionType, function: FunctionType, found: list[Any]) -> bool:
-    return one.__globals__ is function.__globals__ and one not in found
+def _same(one: list[Any], other: list[Any]) -> bool:
+    return len(one) == len(other) and all(map(is_, one, other))
 
 
 class Repeated:
     """Hears what some modules are given in one call of the U-Net, and gives it to them again in others."""
 
-    def __init__(self, modules: Iterable[nn.Module]) -> None:
-        self._modules = list(modules)
+    def __init__(self, modules: tuple[nn.Module, ...] = ()) -> None:
+        self.modules = modules
         self._handles: list[RemovableHandle] = []
         self._heard: list[tuple[nn.Module, tuple[Any, ...], dict[str, Any]]] = []
+
+    def covers(self, modules: tuple[nn.Module, ...]) -> bool:
+        """Tell whether all of `modules` were listened to."""
+        return modules is self.modules or {*map(id, modules)} <= {*map(id, self.modules)}
+
+    def only(self, modules: tuple[nn.Module, ...]) -> Repeated:
+        """Return what was heard of some of the modules."""
+        if modules is self.modules:
+            return self
+        wanted, some = {id(module) for module in modules}, Repeated(modules)
+        some._heard = [heard for heard in self._heard if id(heard[0]) in wanted]
+        return some
 
     def enter(self) -> None:
         """Begin to listen."""
         self._heard = []
-        self._handles = [module.register_forward_pre_hook(self._hear, with_kwargs=True) for module in self._modules]
+        self._handles = [module.register_forward_pre_hook(self._hear, with_kwargs=True) for module in self.modules]
 
     def exit(self) -> None:
         """Listen no more."""

@@ -51,7 +51,7 @@ def blocks(unet: nn.Module) -> tuple[nn.ModuleList, nn.Module, nn.ModuleList]:
 def block_modules(unet: nn.Module) -> tuple[nn.Module, ...]:
     """Return all blocks of `unet`, in the order in which they run."""
     inputs, middle, outputs = blocks(unet)
-    return (*inputs, middle, *outputs)
+    return cast(tuple[nn.Module, ...], (*inputs._modules.values(), middle, *outputs._modules.values()))
 
 
 def deep_blocks(unet: nn.Module, depth: int) -> tuple[nn.Module, ...]:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from deepcache_ext.network.exchange import Exchange
-from deepcache_ext.network.remembering import Repeated
+from deepcache_ext.network.remembering import Repeated, hooks_so_far
 from deepcache_ext.network.tap import Tap, layers
-from deepcache_ext.network.unet import LISTS, blocks
+from deepcache_ext.network.unet import LISTS, blocks, deep_blocks
 
 Shapes = dict[tuple[int, int], tuple[int, ...]]
 """Channels, height and width of a block's output, by the walk's key and the block's position in the deep part."""
@@ -31,7 +30,7 @@ class View(ABC):
     over anything else count from 1. `failure` is an error of our own while keeping; the call goes on without.
 
     `repeated` are skipped modules that are to be called all the same: heard by a view that runs the deep part, called
-    again by one that reuses.
+    again by one that reuses. `only_our_hooks` is whether nobody has added a hook while the view was in place.
     """
 
     reuses = False
@@ -40,6 +39,8 @@ class View(ABC):
         self.repeated = repeated
         self.kept: dict[int, Tensor] = {}
         self.failure: Exception | None = None
+        self.only_our_hooks = True
+        self._hooks_before = 0
 
     @property
     def complete(self) -> bool:
@@ -48,13 +49,15 @@ class View(ABC):
 
     @abstractmethod
     def enter(self) -> None:
-        """Put the view in place."""
+        """Put the view in place; the last thing that is done for it."""
         if not self.reuses:
             self.repeated.enter()
+        self._hooks_before = hooks_so_far()
 
     @abstractmethod
     def exit(self) -> None:
-        """Put the original block lists back."""
+        """Put the original block lists back; the first thing that is done for it."""
+        self.only_our_hooks &= self._hooks_before == hooks_so_far()
         self.repeated.exit()
 
     def repeat(self) -> None:
@@ -80,8 +83,8 @@ class RefreshView(View):
         self._tap = Tap(outputs[len(outputs) - depth - 1], after=self._on_output)
 
     def enter(self) -> None:
-        super().enter()
         self._tap.enter()
+        super().enter()
 
     def exit(self) -> None:
         super().exit()
@@ -95,40 +98,51 @@ class UntouchedView(View):
     """The U-Net as it is, for a call whose output is looked at."""
 
     def enter(self) -> None:
-        """Leave everything as it is."""
-
-    def exit(self) -> None:
-        """Leave everything as it is."""
-
-
-class _SwappedView(View):
-    """A view that exchanges the block lists themselves, and whatever `beside` exchanges along with them."""
-
-    def __init__(self, unet: nn.Module, repeated: Repeated, beside: Sequence[Exchange] = ()) -> None:
-        super().__init__(repeated)
-        self._unet = unet
-        self._beside = beside
-        self._exchanges: list[Exchange] = []
-
-    def enter(self) -> None:
         super().enter()
-        lists = dict(zip(LISTS, self._lists(), strict=True))
-        self._exchanges = [Exchange(self._unet, **lists), *self._beside]
-        for exchange in self._exchanges:
-            exchange.enter()
 
     def exit(self) -> None:
         super().exit()
-        for exchange in self._exchanges:
-            exchange.exit()
-        self._exchanges = []
-
-    @abstractmethod
-    def _lists(self) -> tuple[nn.Module, nn.Module, nn.Module]:
-        """Return what stands in for the input blocks, the middle block and the output blocks."""
 
 
-class CompactView(_SwappedView):
+class StandIns:
+    """What stands in for a U-Net's block lists on reuses at one depth, made once for the blocks that are in them."""
+
+    def __init__(self, unet: nn.Module, depth: int) -> None:
+        self.unet = unet
+        self.depth = depth
+        self.last = 2 * (len(blocks(unet)[0]) - depth)
+        """The position of the last deep block, of which the first has 0."""
+        self.view: Any = None
+        """The view of the call that is going on, which the stand-ins ask."""
+
+    @cached_property
+    def compact(self) -> Exchange:
+        """What puts in place the outermost blocks at each end and the deep part as one module between them."""
+        inputs, middle, outputs = blocks(self.unet)
+        cut = len(inputs) - self.depth
+        deep = _DeepPart(self, inputs[self.depth :], middle, outputs[:cut])
+        return self._exchange(inputs[: self.depth], deep, outputs[cut:])
+
+    @cached_property
+    def full_length(self) -> Exchange:
+        """What puts in place lists as long as the originals, with a stand-in for each deep block."""
+        inputs, _, outputs = blocks(self.unet)
+        cut = len(inputs) - self.depth
+        deep = [
+            _DeepBlock(self, position, block, starts=self.depth == position == 0)
+            for position, block in enumerate(deep_blocks(self.unet, self.depth))
+        ]
+        return self._exchange(
+            nn.ModuleList([*inputs[: self.depth], *deep[:cut]]),
+            deep[cut],
+            nn.ModuleList([*deep[cut + 1 :], *outputs[cut:]]),
+        )
+
+    def _exchange(self, *lists: nn.Module) -> Exchange:
+        return Exchange(self.unet, **dict(zip(LISTS, lists, strict=True)))
+
+
+class CompactView(View):
     """The d outermost block pairs, with the whole deep part in the place of the middle block.
 
     For the stock loop. Nothing of the skipped blocks is called, so a host that moves weights when a block is called
@@ -137,24 +151,28 @@ class CompactView(_SwappedView):
 
     reuses = True
 
-    def __init__(self, unet: nn.Module, depth: int, features: Mapping[int, Tensor], repeated: Repeated) -> None:
-        super().__init__(unet, repeated)
-        self._depth = depth
+    def __init__(self, stand_ins: StandIns, features: Mapping[int, Tensor], repeated: Repeated) -> None:
+        super().__init__(repeated)
+        self._stand_ins = stand_ins
         self._feature: Tensor | None = features[0]
+
+    def enter(self) -> None:
+        self._stand_ins.view = self
+        self._stand_ins.compact.enter()
+        super().enter()
+
+    def exit(self) -> None:
+        super().exit()
+        self._stand_ins.compact.exit()
+        self._stand_ins.view = None
 
     def take(self, rows: int) -> Tensor | None:
         """Return the feature for a walk over `rows` rows, once; None if the deep part has to be computed."""
         feature, self._feature = self._feature, None
         return feature if feature is not None and len(feature) == rows else None
 
-    def _lists(self) -> tuple[nn.Module, nn.Module, nn.Module]:
-        inputs, middle, outputs = blocks(self._unet)
-        cut = len(inputs) - self._depth
-        deep = _DeepPart(self, inputs[self._depth :], middle, outputs[:cut])
-        return inputs[: self._depth], deep, outputs[cut:]
 
-
-class FullLengthView(_SwappedView):
+class FullLengthView(View):
     """As many blocks as the original, the deep ones replaced by stand-ins on a reuse.
 
     For a forward that counts the blocks and adds residuals between them, that goes through their layers itself, or that
@@ -165,17 +183,17 @@ class FullLengthView(_SwappedView):
 
     def __init__(
         self,
-        unet: nn.Module,
-        depth: int,
+        stand_ins: StandIns,
         x: Tensor,
         features: Mapping[int, Tensor],
         shapes: Shapes,
         repeated: Repeated,
         beside: Sequence[Exchange] = (),
     ) -> None:
-        super().__init__(unet, repeated, beside)
+        super().__init__(repeated)
         self.reuses = bool(features)
-        self._depth = depth
+        self._stand_ins = stand_ins
+        self._beside = beside
         self._x = x
         self._unused = dict(features)
         self._shapes = shapes
@@ -194,15 +212,21 @@ class FullLengthView(_SwappedView):
         for tap in self._taps:
             tap.enter()
         if self.reuses:
-            super().enter()
-        else:
-            self.repeated.enter()
+            self._stand_ins.view = self
+            for exchange in (self._stand_ins.full_length, *self._beside):
+                exchange.enter()
+        super().enter()
 
     def exit(self) -> None:
         super().exit()
         for tap in self._taps:
             tap.exit()
         self._taps = []
+        if not self.reuses:
+            return
+        for exchange in (self._stand_ins.full_length, *self._beside):
+            exchange.exit()
+        self._stand_ins.view = None
 
     def start_walk(self, h: Tensor) -> None:
         """Tell that a walk begins with `h`, the input of the first block."""
@@ -220,64 +244,44 @@ class FullLengthView(_SwappedView):
             return None
         if position == self._key == 0:
             self.repeat()
-        return self._feature if position == self._last else h.new_zeros((len(h), *self._shapes[self._key, position]))
+        if position == self._stand_ins.last:
+            return self._feature
+        return h.new_zeros((len(h), *self._shapes[self._key, position]))
 
     @property
     def has_feature(self) -> bool:
         """Whether the walk that has begun has one."""
         return self._feature is not None
 
-    @property
-    def _last(self) -> int:
-        """The position of the last deep block, of which the first has 0."""
-        return 2 * (len(blocks(self._unet)[0]) - self._depth)
-
     def _all_taps(self) -> list[Tap]:
-        inputs, middle, outputs = blocks(self._unet)
-        first = [Tap(inputs[0], before=self.start_walk)] if self._depth or not self.reuses else []
+        unet, depth = self._stand_ins.unet, self._stand_ins.depth
+        first = [Tap(blocks(unet)[0][0], before=self.start_walk)] if depth or not self.reuses else []
         if self.reuses:
             return first
-        deep = [*inputs[self._depth :], middle, *outputs[: len(inputs) - self._depth]]
-        return first + [Tap(block, after=partial(self._note, position)) for position, block in enumerate(deep)]
+        deep = enumerate(deep_blocks(unet, depth))
+        return first + [Tap(block, after=partial(self._note, position)) for position, block in deep]
 
     def _note(self, position: int, output: Tensor) -> None:
         self._shapes[self._key, position] = tuple(output.shape[1:])
-        if position == self._last:
+        if position == self._stand_ins.last:
             self._keep(self._key, output)
-
-    def _lists(self) -> tuple[nn.Module, nn.Module, nn.Module]:
-        inputs, middle, outputs = blocks(self._unet)
-        cut = len(inputs) - self._depth
-        positions = itertools.count()
-
-        def stand_in(block: nn.Module) -> nn.Module:
-            position = next(positions)
-            return _DeepBlock(self, position, block, starts=self._depth == position == 0)
-
-        deep_inputs = [stand_in(block) for block in inputs[self._depth :]]
-        deep_middle = stand_in(middle)
-        deep_outputs = [stand_in(block) for block in outputs[:cut]]
-        return (
-            nn.ModuleList([*inputs[: self._depth], *deep_inputs]),
-            deep_middle,
-            nn.ModuleList([*deep_outputs, *outputs[cut:]]),
-        )
 
 
 class _DeepPart(nn.Module):
     """The deep part as one module: the kept feature, or the deep blocks run one after the other."""
 
-    def __init__(self, view: CompactView, inputs: nn.ModuleList, middle: nn.Module, outputs: nn.ModuleList) -> None:
+    def __init__(self, stand_ins: StandIns, inputs: nn.ModuleList, middle: nn.Module, outputs: nn.ModuleList) -> None:
         super().__init__()
         self.inputs = inputs
         self.middle = middle
         self.outputs = outputs
-        self._view = view
+        self._stand_ins = stand_ins
 
     def forward(self, h: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        feature = self._view.take(len(h))
+        view: CompactView = self._stand_ins.view
+        feature = view.take(len(h))
         if feature is not None:
-            self._view.repeat()
+            view.repeat()
             return feature
         skips: list[Tensor] = []
         for block in self.inputs:
@@ -295,10 +299,10 @@ class _DeepBlock(nn.Module):
     With `starts` it is the first block of all, with whose input a walk begins.
     """
 
-    def __init__(self, view: FullLengthView, position: int, block: nn.Module, *, starts: bool) -> None:
+    def __init__(self, stand_ins: StandIns, position: int, block: nn.Module, *, starts: bool) -> None:
         super().__init__()
         self.block = block
-        self._view = view
+        self._stand_ins = stand_ins
         self._position = position
         self._starts = starts
 
@@ -315,6 +319,11 @@ class _DeepBlock(nn.Module):
             yield _Layer(self._serve)
         else:
             yield from layers(self.block)
+
+    @property
+    def _view(self) -> FullLengthView:
+        view: FullLengthView = self._stand_ins.view
+        return view
 
     def _begin(self, h: Tensor) -> Tensor:
         self._view.start_walk(h)

@@ -46,6 +46,7 @@ class RunningPass:
             view="full-length" if host.counts_blocks else "auto",
             control_models=lambda: host.control_models(self._p),
             controls_ahead=host.controls_ahead,
+            is_hosts=host.is_own,
         ).install()
         report.depth = self._run.depth
         report.plan = _as_steps(_planned_in_full(self._run.schedule))

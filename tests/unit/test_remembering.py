@@ -1,10 +1,13 @@
 """Forwards of somebody else's on a U-Net's attentions, which remember something from call to call."""
 
+import functools
+
 import pytest
 import torch
 
 from deepcache_ext import SamplingPass, Settings
-from deepcache_ext.network.remembering import remembering, remembers
+from deepcache_ext.network.memory import remembers
+from deepcache_ext.network.remembering import Watch
 from tests.unit.unets import VIEWS, Case, state_of
 
 count = 0
@@ -105,7 +108,7 @@ def test_a_forward_that_remembers_nothing_is_none_of_them(case):
     assert not remembers(len)
     attention = next(module for name, module in case.unet.named_modules() if name.endswith("attn2"))
     attention.forward = plain(case)
-    assert remembering([case.unet]) == []
+    assert Watch([case.unet]).modules() == ()
 
 
 @pytest.mark.parametrize("depth", [0, 2])
@@ -162,3 +165,170 @@ def test_nothing_is_left_on_them(case, counter):
             case.call(seed)
     assert counter.count == 32
     assert state_of(case.unet) == before
+
+
+class Calls:
+    """Counts its own calls as a forward around another."""
+
+    def __init__(self, original):
+        self.original = original
+        self.calls = []
+
+    def __call__(self, *args, **kwargs):
+        self.calls.append(len(args))
+        return self.original(*args, **kwargs)
+
+
+def as_an_object(original):
+    return (counting := Calls(original)), lambda: len(counting.calls)
+
+
+def as_a_partial(original):
+    def forward(state, *args, **kwargs):
+        state["calls"] = state.get("calls", 0) + 1
+        return original(*args, **kwargs)
+
+    state = {}
+    return functools.partial(forward, state), lambda: state["calls"]
+
+
+def in_a_dict(original):
+    state = {"calls": 0}
+
+    def forward(*args, **kwargs):
+        state["calls"] += 1
+        return original(*args, **kwargs)
+
+    return forward, lambda: state["calls"]
+
+
+def in_a_list(original):
+    maps = []
+
+    def forward(*args, **kwargs):
+        maps.append(args[0].mean())
+        return original(*args, **kwargs)
+
+    return forward, lambda: len(maps)
+
+
+FORMS = [as_an_object, as_a_partial, in_a_dict, in_a_list]
+INTERVAL_3 = Settings(interval=3, depth=1)
+
+
+def middle_attention(unet, name="attn2"):
+    return next(module for path, module in unet.middle_block.named_modules() if path.endswith(name))
+
+
+def evaluate(case, run, count, before=lambda _number: None):
+    for number in range(count):
+        before(number)
+        run.start_evaluation()
+        case.call(number)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("view", VIEWS)
+def test_every_form_of_memory_in_a_forward_is_called_again(case, view, form):
+    attention = middle_attention(case.unet)
+    attention.forward, calls = form(attention.forward)
+    with SamplingPass(case.unet, INTERVAL_3, view=view) as run:
+        evaluate(case, run, 6)
+    assert calls() == 6
+    assert (run.statistics.reused, run.statistics.missed) == (4, 0)
+
+
+HOOKED = {
+    "a query's projection": lambda unet: middle_attention(unet).to_q,
+    "a key's projection": lambda unet: middle_attention(unet).to_k,
+    "an attention": middle_attention,
+    "the last layer of a block that depth 0 skips": lambda unet: unet.output_blocks[11][1].proj_out,
+}
+
+
+@pytest.mark.parametrize("where", HOOKED.values(), ids=HOOKED)
+@pytest.mark.parametrize("view", VIEWS)
+def test_hooks_that_collect_are_called_on_a_reuse_too(case, view, where):
+    maps = {}
+    where(case.unet).register_forward_hook(lambda module, _args, output: maps.setdefault(module, output))
+
+    def read(number):
+        assert len(maps) == (number > 0)
+        maps.clear()
+
+    with SamplingPass(case.unet, Settings(interval=3, depth=0), view=view) as run:
+        evaluate(case, run, 6, before=read)
+    assert len(maps) == 1
+    assert run.statistics.reused == 4
+
+
+def test_an_attention_and_a_layer_in_it_are_called_once_together(case):
+    attention, calls = middle_attention(case.unet), []
+    attention.forward, counted_calls = in_a_dict(attention.forward)
+    attention.to_q.register_forward_hook(lambda *_: calls.append(1))
+    with SamplingPass(case.unet, INTERVAL_3) as run:
+        evaluate(case, run, 6)
+    assert (counted_calls(), len(calls)) == (6, 6)
+
+
+def test_hooks_of_the_host_and_those_that_remember_nothing_are_left_alone(case):
+    calls = []
+
+    def moves_weights(*_args):
+        calls.append(1)
+
+    case.unet.middle_block.register_forward_pre_hook(moves_weights)
+    case.unet.middle_block[0].register_forward_hook(lambda _module, _args, output: output * 1)
+    with SamplingPass(case.unet, INTERVAL_3, is_hosts=lambda hook: hook is moves_weights) as run:
+        evaluate(case, run, 6)
+    assert len(calls) == 2
+    assert run.statistics.calls_reused == 4
+
+
+@pytest.mark.parametrize("hooks", [False, True])
+def test_one_that_comes_in_mid_run_has_the_next_reuse_computed_and_is_called_from_then_on(case, hooks):
+    attention, counting = middle_attention(case.unet), []
+
+    def begin(number):
+        if number == 4 and hooks:
+            attention.to_q.register_forward_hook(lambda *_: counting.append(1))
+        elif number == 4:
+            attention.forward = Calls(attention.forward)
+            counting.append(attention.forward)
+
+    with SamplingPass(case.unet, INTERVAL_3) as run:
+        evaluate(case, run, 9, before=begin)
+    assert (len(counting) if hooks else len(counting[0].calls)) == 5
+    assert (run.statistics.reused, run.statistics.missed) == (5, 1)
+
+
+def test_one_that_is_taken_away_in_mid_run_is_called_no_more(case):
+    attention = middle_attention(case.unet)
+    heard = []
+    attention.forward, calls = in_a_dict(attention.forward)
+
+    def begin(number):
+        if number == 4:
+            del attention.forward
+            heard.append(calls())
+
+    with SamplingPass(case.unet, INTERVAL_3) as run:
+        evaluate(case, run, 6, before=begin)
+    assert heard == [calls()] == [4]
+    assert run.statistics.reused == 4
+
+
+def test_an_attention_that_is_exchanged_inside_its_block_is_seen_at_the_next_refresh(case):
+    block = next(module for module in case.unet.middle_block.modules() if "attn2" in module._modules)
+    made = []
+
+    def begin(number):
+        if number == 2:
+            block.attn2 = type(block.attn2)(32 * 4, 48, heads=8, dim_head=16).requires_grad_(requires_grad=False)
+            block.attn2.forward = Calls(block.attn2.forward)
+            made.append(block.attn2.forward)
+
+    with SamplingPass(case.unet, INTERVAL_3) as run:
+        evaluate(case, run, 6, before=begin)
+    assert len(made[0].calls) == 3
+    assert run.statistics.missed == 0

@@ -104,6 +104,9 @@ class Host(Protocol):
     def controls_ahead(self) -> list[Any]:
         """Return the control models that are called before the U-Net, whose call takes their residuals out of lists."""
 
+    def is_own(self, hook: Any) -> bool:
+        """Tell whether a hook on a layer of the U-Net is the host's, as those are that move weights (--lowvram)."""
+
     def wrap_sampling(self, run: Callable[[Callable[..., Any], Any, int, Callable[[], Any]], Any]) -> None:
         """Have `run(original, sampler, steps, func)` called in the place of every sampler's launch_sampling."""
 

@@ -13,6 +13,9 @@ from deepcache_ext.webui.family import Family
 
 _PATCH = ("deepcache", sd_samplers_common.Sampler, "launch_sampling")
 
+_PACKAGES = frozenset({"modules", "modules_forge", "backend", "ldm_patched"})
+"""Where the code of a host of the family is; its extensions have names of their own."""
+
 
 class WebUI:
     """The part of a `Host` that every WebUI answers in the same way."""
@@ -37,6 +40,9 @@ class WebUI:
 
     def data_folder(self) -> Path:
         return Path(paths_internal.data_path)
+
+    def is_own(self, hook: Any) -> bool:
+        return str(getattr(hook, "__module__", "")).partition(".")[0] in _PACKAGES
 
     def wrap_sampling(self, run: Callable[[Callable[..., Any], Any, int, Callable[[], Any]], Any]) -> None:
         self.unwrap_sampling()
