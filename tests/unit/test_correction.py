@@ -41,7 +41,8 @@ class InPlace:
             hooks = [
                 self.model.unet.register_forward_pre_hook(lambda _m, args: self.times.update({len(outputs): args[1]})),
                 self.model.unet.output_blocks[-1].register_forward_hook(
-                    lambda _m, _a, feature: self.features.update({len(outputs): feature.clone()})
+                    # a reuse calls what it skips again where somebody remembers what it returned, as this does
+                    lambda _m, _a, feature: self.features.setdefault(self.full_now(len(outputs)), feature.clone())
                 ),
             ]
             for index in range(STEPS):
@@ -55,6 +56,10 @@ class InPlace:
             for hook in hooks:
                 hook.remove()
         return self.model.decode(x)
+
+    @staticmethod
+    def full_now(index):
+        return max(step for step in LIST.steps if step <= index)
 
     def put_right(self, last, index, inputs, outputs, noises):
         for number in range(last + 1, index):
