@@ -219,7 +219,7 @@ class FullLengthView(_SwappedView):
 
     @property
     def _last(self) -> int:
-        """The position of the last deep block, of which the first has 0."""
+        """The position of the last deep block, counted from 0 at the first."""
         return 2 * (len(blocks(self._unet)[0]) - self._depth)
 
     def _all_taps(self) -> list[Tap]:

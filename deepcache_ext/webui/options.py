@@ -140,7 +140,7 @@ def written(value: Any) -> Any:
 def given(arguments: Sequence[Any], enabled: Any = None) -> dict[str, Any]:
     """Return the values that a caller gave, by name.
 
-    `arguments` are values in the panel's order, of which those that the preset or the defaults give anyway don't
+    `arguments` are values in the panel's order, where those that the preset or the defaults give anyway don't
     count as given, or one object with names first. Either may be partial. Raises ValueError for an unknown name, for a
     value that its control does not accept, for more values than there are controls, and for a value that is named and
     can have no effect; a job that is not enabled is not read any further. `enabled` counts in the place of the

@@ -9,14 +9,14 @@ ADAPTIVE = "DPM adaptive"
 DECIDE_THEMSELVES = {
     ADAPTIVE, "ODE (Bosh3)", "ODE (Fehlberg2)", "ODE (Adaptive Heun)", "ODE (Dopri5)", "ODE Custom",
 }  # fmt: skip
-"""Samplers of which nobody knows how often they evaluate."""
+"""Samplers whose number of evaluations nobody knows beforehand."""
 GO_BACK_UP = DECIDE_THEMSELVES - {ADAPTIVE} | {"DPM++ 2S Ancestral CFG++ Dyn", "RES Solver"}
 """Samplers that go back up in noise in mid-run, where an evaluation is made in full whatever the plan says."""
 TOLD = {
     "Euler", "Euler a", "DDIM", "PLMS", "UniPC", "LMS", "LCM", "Heun", "DPM2", "DPM2 a", "DPM fast", "DPM++ SDE",
     "DPM++ 2S a", "DPM++ 2M", "DPM++ 2M SDE", "DPM++ 2M SDE Heun", "DPM++ 3M SDE", "Restart", "DDPM", "DEIS", "IPNDM",
 }  # fmt: skip
-"""Samplers of which it is known before their first run."""
+"""Samplers whose number of evaluations is known before their first run."""
 SECOND_ORDER = ("DPM++ SDE", "DPM++ 2S a", "Heun", "DPM2", "DPM2 a", "Restart")
 
 
