@@ -25,7 +25,7 @@ SMALLEST = {
     "distribution": f"{FEW} --steps 6 --reference-steps 6",
     "forecast": "--small --latent 8 --repeats 1",
     "fuzz": "--runs 20",
-    "identity": "--samplers Euler --plans 'auto, 2x'",
+    "identity": "--samplers Euler --plans 'auto, 2x' --pictures 3 --steps 8",
     "launches": "--rows 2",
     "macs": "--out OUT",
     "placement": f"{FEW} --steps 6 --speed-ups 2 --growths 1",

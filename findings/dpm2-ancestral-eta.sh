@@ -18,7 +18,7 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 cd "$folder"
 python3 -m venv venv
-venv/bin/pip install -qq --no-compile --disable-pip-version-check torch==2.13.0 numpy==1.26.4 scipy==1.15.3 tqdm==4.70.1 pillow==10.4.0 trampoline==0.1.2
+venv/bin/pip install -qq --no-compile --disable-pip-version-check torch==2.13.0 numpy==1.26.4 scipy==1.15.3 tqdm==4.70.1 pillow==10.4.0 trampoline==0.1.2 safetensors==0.8.0
 venv/bin/pip install -qq --no-compile --disable-pip-version-check --no-deps k-diffusion==0.1.1.post1 torchsde==0.2.6 torchdiffeq==0.2.5
 venv/bin/python -W ignore - <<'END'
 import importlib.util
