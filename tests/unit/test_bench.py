@@ -1,5 +1,7 @@
 """The benches count and time what they say."""
 
+import argparse
+import importlib
 import random
 import sys
 from collections import Counter
@@ -187,6 +189,24 @@ def test_whole_runs_are_timed_with_every_preset(monkeypatch, capsys):
 
 def test_every_bench_has_a_smallest_size_or_asks_for_what_is_not_here():
     assert sorted([*bench_all.SMALLEST, *bench_all.ASKS_FOR]) == sorted(bench_all.names())
+
+
+class ParsedError(Exception):
+    """Raised in the place of what a bench does with its options."""
+
+
+@pytest.mark.parametrize("name", bench_all.SMALLEST)
+def test_a_bench_knows_the_options_of_its_smallest_size(name, monkeypatch, tmp_path):
+    def parse_args(parser):
+        parsed(parser)
+        raise ParsedError
+
+    parsed = argparse.ArgumentParser.parse_args
+    _, (_, module, *options) = next(found for found in bench_all.commands(tmp_path, quick=True) if found[0] == name)
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
+    monkeypatch.setattr(sys, "argv", [name, *options])
+    with pytest.raises(ParsedError):
+        importlib.import_module(module).main()
 
 
 def test_what_a_bench_writes_at_its_smallest_size_is_thrown_away(tmp_path):
