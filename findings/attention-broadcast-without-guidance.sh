@@ -4,8 +4,8 @@
 # Version:   diffusers 0.41.0, torch 2.13.0.
 # Guess:     Pipelines that make cond and uncond calls apart name each with cache_context, so every cache keeps a
 #            state for each of them, as First Block Cache does.
-# Behaviour: Pyramid Attention Broadcast has one state for each attention and counts its calls. With a skip range of 2,
-#            which its documentation shows, a step's cond call computes and its uncond call gets the same output. As far as
+# Behaviour: Pyramid Attention Broadcast has one state for each attention and counts its calls. With a skip range of 2
+#            a step's cond call computes and its uncond call gets the same output. As far as
 #            the prompt reaches the picture through cross-attention alone, both are equal and guidance has no effect.
 # Output seen (a small Wan transformer, both contexts at one timestep):
 #     no cache                      guidance moves the output by 0.970
