@@ -217,7 +217,7 @@ def test_what_a_bench_writes_at_its_smallest_size_is_thrown_away(tmp_path):
 
 
 def test_a_bench_that_fails_is_named(monkeypatch, capfd):
-    monkeypatch.setattr(bench_all, "names", lambda: ["fuzz", "webui"])
+    monkeypatch.setattr(bench_all, "names", lambda: ["fuzz"])
     monkeypatch.setitem(bench_all.SMALLEST, "fuzz", "--runs 1")
     monkeypatch.setattr(sys, "argv", ["all", "--quick"])
     assert bench_all.main() == 0
