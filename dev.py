@@ -3,6 +3,7 @@
     python3 dev.py demo                 sample the small model with and without the cache
     python3 dev.py test                 lint, type check and run all tests, some at a time; options go to pytest instead
     python3 dev.py bench macs           run bench/macs.py; any file in bench/ and bench/research/ runs so
+    python3 dev.py bench all --quick    run every bench at its smallest size
 
 Needs Python 3.10 to 3.12 and nothing else. The first run makes .venv and installs the pinned packages.
 """

@@ -30,7 +30,7 @@ OWN = {"refresh": ("keep",), "reuse": ("take", "drawn")}
 """The store's methods at a refresh and at a reuse."""
 LEVELS = NoiseLevels(torch.linspace(0.999, 0.005, 1000))
 EVALUATIONS = 6
-"""Of which every second reuses; the first two refreshes forecast less than the others and aren't counted."""
+"""In a run; every second reuses. The first two refreshes forecast less than the others and aren't counted."""
 REFRESHES = tuple(range(0, EVALUATIONS, 2))
 
 
@@ -71,6 +71,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=["SD1.5"])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--small", action="store_true", help="narrow networks, to see that it runs")
+    parser.add_argument("--latent", type=int, default=64, help="height and width of the latent (default 64)")
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     print(written_on(options.device))
@@ -80,8 +82,8 @@ def main() -> None:
     for name in options.networks:
         network = NETWORKS[name]
         dtype = torch.float16 if options.device == "cuda" else torch.float32
-        unet = in_precision(network.build(device=options.device), dtype)
-        inputs = network.inputs(unet, 2, latent=64, device=options.device, dtype=dtype)
+        unet = in_precision(network.build(small=options.small, device=options.device), dtype)
+        inputs = network.inputs(unet, 2, latent=options.latent, device=options.device, dtype=dtype)
 
         @torch.no_grad()
         def call(index: int, unet: Any = unet, inputs: dict[str, Any] = inputs) -> None:

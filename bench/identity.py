@@ -20,7 +20,7 @@ from demo.pictures import psnr
 from demo.samplers import SAMPLERS
 from demo.tiny_model import Evaluate, Prompt, TinyModel
 
-PICTURES, WINDOW, STEPS, GUIDANCE = 12, 8, 20, 3.0
+PICTURES, STEPS, GUIDANCE = 12, 20, 3.0
 PLANS = {
     "auto, 2x": Settings(schedule="auto", speed_up=2.0),
     "uniform, N = 2": Settings(interval=2),
@@ -34,15 +34,18 @@ Denoise = Callable[[int, Tensor, Tensor], Tensor]
 """Takes an evaluation's number, an input and its noise levels."""
 
 
-def windows(model: TinyModel, *, shifting: bool) -> Denoise:
-    """Return a denoiser that hands over two windows, which shift by one picture with each evaluation or not."""
-    prompts = model.prompts(PICTURES)
+def windows(model: TinyModel, pictures: int = PICTURES, *, shifting: bool) -> Denoise:
+    """Return a denoiser that hands over two windows, which shift by one picture with each evaluation or not.
+
+    Each has two thirds of the pictures.
+    """
+    prompts, window = model.prompts(pictures), 2 * pictures // 3
 
     def denoise(number: int, x: Tensor, sigma: Tensor) -> Tensor:
         total, times = torch.zeros_like(x), x.new_zeros(len(x), 1, 1, 1)
-        for start in (0, PICTURES - WINDOW):
+        for start in (0, pictures - window):
             first = start + number * shifting
-            of = [(first + place) % PICTURES for place in range(WINDOW)]
+            of = [(first + place) % pictures for place in range(window)]
             total[of] += model.denoiser([prompts[one] for one in of], GUIDANCE)(x[of], sigma[of])
             times[of] += 1
         return total / times
@@ -50,30 +53,35 @@ def windows(model: TinyModel, *, shifting: bool) -> Denoise:
     return denoise
 
 
-def prompted(model: TinyModel, in_force: Callable[[int], int]) -> tuple[Denoise, Keys]:
+def prompted(model: TinyModel, in_force: Callable[[int], int], pictures: int = PICTURES) -> tuple[Denoise, Keys]:
     """Return a denoiser whose prompts are those of the number that is in force, and the keys of its rows."""
-    prompts: list[Prompt] = model.prompts(2 * PICTURES)
-    denoisers: list[Evaluate] = [
-        model.denoiser(of, GUIDANCE) for of in (prompts[:PICTURES], prompts[PICTURES : 2 * PICTURES])
-    ]
+    prompts: list[Prompt] = model.prompts(2 * pictures)
+    denoisers: list[Evaluate] = [model.denoiser(of, GUIDANCE) for of in (prompts[:pictures], prompts[pictures:])]
 
     def denoise(number: int, x: Tensor, sigma: Tensor) -> Tensor:
         return denoisers[in_force(number)](x, sigma)
 
     def keys(number: int) -> Sequence[Hashable]:
-        conds: list[Hashable] = [("cond", picture, in_force(number)) for picture in range(PICTURES)]
-        return [*conds, *(("uncond", picture) for picture in range(PICTURES))]
+        conds: list[Hashable] = [("cond", picture, in_force(number)) for picture in range(pictures)]
+        return [*conds, *(("uncond", picture) for picture in range(pictures))]
 
     return denoise, keys
 
 
 def sampled(
-    model: TinyModel, sampler: str, denoise: Denoise, settings: Settings | None = None, keys: Keys | None = None
+    model: TinyModel,
+    sampler: str,
+    denoise: Denoise,
+    settings: Settings | None = None,
+    keys: Keys | None = None,
+    *,
+    pictures: int = PICTURES,
+    steps: int = STEPS,
 ) -> tuple[Tensor, SamplingPass | None]:
     """Return the pictures, and the pass that cached them if there are settings."""
     of, number = SAMPLERS[sampler], -1
     run = None if settings is None else SamplingPass(
-        model.unet, settings, of.evaluations(STEPS), sampler=of.kind, levels=model.levels
+        model.unet, settings, of.evaluations(steps), sampler=of.kind, levels=model.levels
     )  # fmt: skip
 
     def evaluate(x: Tensor, sigma: Tensor, **_: Any) -> Tensor:
@@ -83,10 +91,10 @@ def sampled(
             run.start_evaluation(keys=keys(number))
         return denoise(number, x, sigma)
 
-    sigmas = of.sigmas(model, STEPS)
+    sigmas = of.sigmas(model, steps)
     torch.manual_seed(1)
     with torch.no_grad():
-        start = model.noise(PICTURES, 1) * sigmas[0]
+        start = model.noise(pictures, 1) * sigmas[0]
         if run is None:
             return model.decode(of.function(evaluate, start, sigmas, disable=True)), None
         with run:
@@ -95,11 +103,11 @@ def sampled(
 
 
 def compared(
-    model: TinyModel, sampler: str, denoise: Denoise, settings: Settings, keys: Keys | None = None
+    model: TinyModel, sampler: str, denoise: Denoise, settings: Settings, keys: Keys | None, pictures: int, steps: int
 ) -> list[str]:
     """Return the closeness of a cached run, its full and reused evaluations, and the reason if there is one."""
-    uncached, _ = sampled(model, sampler, denoise)
-    cached, run = sampled(model, sampler, denoise, settings, keys)
+    uncached, _ = sampled(model, sampler, denoise, pictures=pictures, steps=steps)
+    cached, run = sampled(model, sampler, denoise, settings, keys, pictures=pictures, steps=steps)
     if run is None:
         raise RuntimeError("a run with settings has a pass")
     s = run.statistics
@@ -111,26 +119,33 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samplers", nargs="+", choices=SAMPLERS, default=["Euler", "Euler a"])
     parser.add_argument("--plans", nargs="+", choices=PLANS, default=[*PLANS])
+    parser.add_argument("--pictures", type=int, default=PICTURES)
+    parser.add_argument("--steps", type=int, default=STEPS)
     options = parser.parse_args()
+    pictures, steps = options.pictures, options.steps
     plans = {plan: PLANS[plan] for plan in options.plans}
     model = TinyModel()
     print(written_on())
-    print(f"{PICTURES} pictures, {STEPS} steps, guidance {GUIDANCE:g}\n")
+    print(f"{pictures} pictures, {steps} steps, guidance {GUIDANCE:g}\n")
     print(table(["sampler", "plan", "windows", "PSNR", "full + reused", "reason"], []))
     for sampler in options.samplers:
         for plan, settings in plans.items():
             for name in ("fixed", "shifting"):
-                found = compared(model, sampler, windows(model, shifting=name == "shifting"), settings)
+                denoise = windows(model, pictures, shifting=name == "shifting")
+                found = compared(model, sampler, denoise, settings, None, pictures, steps)
                 print(row([sampler, plan, name, *found]), flush=True)
     print()
     print(table(["sampler", "plan", "prompts", "PSNR", "full + reused", "reason"], []))
     in_force: dict[str, Callable[[int], int]] = {"a": lambda _: 0, "[a|b]": lambda number: number % 2}
-    in_force |= {f"[a:b:{at}]": lambda number, at=at: int(number >= at) for at in SWITCHES}  # type: ignore[misc]
+    in_force |= {f"[a:b:{at}]": lambda number, at=at: int(number >= at) for at in SWITCHES if at < steps}  # type: ignore[misc]
     for sampler in options.samplers:
         for plan, settings in plans.items():
             for name, prompt in in_force.items():
-                denoise, keys = prompted(model, prompt)
-                print(row([sampler, plan, name, *compared(model, sampler, denoise, settings, keys)]), flush=True)
+                denoise, keys = prompted(model, prompt, pictures)
+                print(
+                    row([sampler, plan, name, *compared(model, sampler, denoise, settings, keys, pictures, steps)]),
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

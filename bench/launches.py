@@ -28,7 +28,7 @@ NETWORK = "SD1.5"
 ROWS = (2, 8, 16, 32)
 LATENT = 8
 EVALUATIONS = 6
-"""Of which every second reuses; the last of each kind is counted, when there is all that a forecast needs."""
+"""In a run; every second reuses. The last of each kind is counted, when there is all that a forecast needs."""
 LEVELS = NoiseLevels(torch.linspace(0.999, 0.005, 1000))
 READ_BACK = frozenset({
     "_local_scalar_dense", "equal", "is_nonzero", "item", "masked_select", "nonzero", "_unique2", "unique_dim",

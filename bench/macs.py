@@ -149,7 +149,7 @@ def main() -> None:
     """Print the tables and write the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("docs/macs.png"), help="the picture (default docs/macs.png)")
-    parser.add_argument("--costs", type=Path, help="write the costs that the WebUI's panel reckons with to this file")
+    parser.add_argument("--costs", type=Path, help="write the costs that the WebUI's panel uses to this file")
     options = parser.parse_args()
     if options.costs is not None:
         options.costs.write_text(json.dumps(panel_costs(), indent=2) + "\n", encoding="utf-8")

@@ -96,6 +96,7 @@ def main() -> None:
     parser.add_argument("--device", choices=LATENTS, default="cpu", help="cuda runs in float16 with device events")
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 4, 8], help="pictures, of two rows each")
     parser.add_argument("--latent", type=int, help="height and width of the latent (default: the network's usual)")
+    parser.add_argument("--small", action="store_true", help="narrow networks, to see that it runs")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
@@ -105,7 +106,7 @@ def main() -> None:
     print(table(HEADINGS, []), flush=True)
     for name, pictures in itertools.product(options.networks, options.batch):
         size = options.latent or LATENTS[options.device].get(name, NETWORKS[name].latent)
-        contender: Any = Contender(name, options.device, 2 * pictures, size)
+        contender: Any = Contender(name, options.device, 2 * pictures, size, small=options.small)
         for cells in compare(contender, FAMILIES[name], options.steps, options.repeats):
             print(row([f"{name}, {size}x{size}", f"{2 * pictures}", *cells]), flush=True)
         del contender

@@ -40,17 +40,23 @@ REUSES = 2
 """Reuses after each refresh, per repeat."""
 
 
+SD15 = {"cross_attention_dim": 768}
+"""diffusers' default configuration is SD1.5's but for the width of the text's embedding."""
+NARROW = {"block_out_channels": (32, 32, 64, 64), "cross_attention_dim": 48, "attention_head_dim": 4}
+
+
 class Contender:
     """A U-Net whose full evaluations, refreshes and reuses are timed."""
 
     prefix = ""
 
-    def __init__(self, name: str, device: str, rows: int, latent: int) -> None:
+    def __init__(self, name: str, device: str, rows: int, latent: int, *, small: bool = False) -> None:
         network = NETWORKS[name]
+        self.small = small
         self.device = device
         self.clock = Clock(device)
         self.dtype = torch.float16 if device == "cuda" else torch.float32
-        self.unet = in_precision(network.build(device=device), self.dtype)
+        self.unet = in_precision(network.build(small=small, device=device), self.dtype)
         lists: Any = self.unet
         self.blocks: list[nn.Module] = [*lists.input_blocks, lists.middle_block, *lists.output_blocks]
         self.inputs = network.inputs(self.unet, rows, latent=latent, device=device, dtype=self.dtype)
@@ -104,9 +110,8 @@ class HelperContender:
     def __init__(self, like: Contender) -> None:
         self.clock = like.clock
         torch.manual_seed(0)
-        # diffusers' default configuration is SD1.5's but for the width of the text's embedding
         with torch.device(like.device):
-            self.unet: nn.Module = UNet2DConditionModel(cross_attention_dim=768).eval()
+            self.unet: nn.Module = UNet2DConditionModel(**(NARROW if like.small else SD15)).eval()
         if like.dtype is torch.float16:
             self.unet.half()
         self.unet.requires_grad_(requires_grad=False)
@@ -156,14 +161,22 @@ def own_time() -> Iterator[list[float]]:
 
 
 def measure(
-    name: str, device: str, rows: int, latent: int, depths: Sequence[int], intervals: Sequence[int], repeats: int
+    name: str,
+    device: str,
+    rows: int,
+    latent: int,
+    depths: Sequence[int],
+    intervals: Sequence[int],
+    repeats: int,
+    *,
+    small: bool = False,
 ) -> tuple[Samples, list[str]]:
     """Return the samples of one network and, on a CUDA device, what share of a reuse is launch overhead by depth.
 
     Each refresh and its reuses run between two full evaluations and are compared with the mean of the two, so that
     a drift of the machine's speed cancels. A run of N is one refresh and N - 1 times the reuse measured after it.
     """
-    contender = Contender(name, device, rows, latent)
+    contender = Contender(name, device, rows, latent, small=small)
     contenders: list[Any] = [contender]
     if name == "SD1.5":
         contenders.append(HelperContender(contender))
@@ -206,6 +219,7 @@ def main() -> None:
     parser.add_argument("--depths", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--intervals", nargs="+", type=int, default=[2, 3, 5])
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--small", action="store_true", help="narrow networks, to see that it runs")
     parser.add_argument("--out", type=Path, default=Path("docs/speed.png"), help="the picture (default docs/speed.png)")
     options = parser.parse_args()
     use_sdp_attention()
@@ -216,9 +230,8 @@ def main() -> None:
         for rows in options.batch:
             size = options.latent or LATENTS[options.device].get(name, NETWORKS[name].latent)
             title = f"{name}, {size}x{size} latent, batch {rows}"
-            samples, waiting = measure(
-                name, options.device, rows, size, options.depths, options.intervals, options.repeats
-            )
+            sizes = options.depths, options.intervals, options.repeats
+            samples, waiting = measure(name, options.device, rows, size, *sizes, small=options.small)
             print(f"\n{title}\n")
             print(_table(samples, options.depths, options.intervals, waiting), flush=True)
             curves.append(_curve(title, samples, options.depths, options.intervals))

@@ -25,7 +25,7 @@ class Statistics:
     missed: int = 0
     """U-Net calls of an evaluation meant to reuse that ran in full, because no kept feature fitted."""
     kept: int = 0
-    """U-Net calls of which features were kept."""
+    """U-Net calls whose features were kept."""
     switched: int = 0
     """Evaluations meant to reuse that ran in full, because rows or the network were new, or had been just before."""
     corrected: int = 0

@@ -15,7 +15,7 @@ RIDGE = 0.01
 
 
 class LookAhead(Rival):
-    """DeepCache of depth 1 whose features lie between two points, of which the later is ahead of the sampler.
+    """DeepCache of depth 1 whose features lie between two points, the later one ahead of the sampler.
 
     Where no point is ahead, the input `gap` - 1 evaluations on is predicted: it is the one to which a step without
     added noise leads if the denoised picture stays what the last step went towards (the inputs alone tell), at the

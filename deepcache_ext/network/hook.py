@@ -19,7 +19,8 @@ class CallHook:
     a call that raised nothing, and returns the output to go on with. `failed` gets an exception of `choose`, `done` or
     the view; the call itself goes on untouched.
     `released` is called when the hook is removed, `displaced` before that if it is by the installation of another.
-    After an exception torch 2.0 runs no hook; there `reset` tidies up.
+    After an interruption, such as KeyboardInterrupt, torch runs no hook, and torch 2.0 runs none after any exception;
+    there `reset` tidies up.
     """
 
     def __init__(

@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 _ALWAYS: dict[str, Any] = (
     {"always_call": True} if "always_call" in inspect.signature(nn.Module.register_forward_hook).parameters else {}
 )
-"""Has a forward hook run after an exception too, which torch 2.0 can't."""
+"""Has a forward hook run after an exception too, though not after an interruption, which torch 2.0 can't."""
 _GETSTATE = "__getstate__"
 
 

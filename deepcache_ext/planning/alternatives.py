@@ -19,16 +19,16 @@ def alternatives(
 
     Each names its full evaluations of `total` itself. They differ in how these are spread, in depth, and in whether
     features are forecast. `reuse` tells what a reuse costs at a depth, as a part of a full evaluation. None makes the
-    plan that `settings` make, and none is dearer than that plan or the speed asked for, whichever is more.
+    plan that `settings` make, and none costs more than that plan or the speed asked for, whichever is more.
     """
     usual = explicit(settings, total, sampler, reuse)
-    dearest = max(cost(usual, total, sampler, reuse), total / settings.speed_up + 0.5)
+    limit = max(cost(usual, total, sampler, reuse), total / settings.speed_up + 0.5)
     found = [usual]
     for rule, depth, forecast in _ways(settings, sampler):
         count = full_evaluations(total, settings.speed_up, reuse(depth))
         steps = spread(range(total), count, rule.at_most(longest_gap(total // sampler.stages)), sampler.stages)
         way = Settings(schedule="list", steps=steps, depth=depth, forecast=forecast)
-        if way not in found and cost(way, total, sampler, reuse) <= dearest:
+        if way not in found and cost(way, total, sampler, reuse) <= limit:
             found.append(way)
     return tuple(found[1:])
 

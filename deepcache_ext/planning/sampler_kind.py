@@ -21,7 +21,7 @@ class SamplerKind:
     noisy: bool = False
     """Whether noise is added between evaluations: ancestral and SDE samplers, LCM, churn, DDIM with an eta."""
     extrapolates: bool = False
-    """Whether a step goes on along the last outputs, so that errors in them grow: DPM++ 2M, its SDE kin, LMS."""
+    """Whether a step goes on along the last outputs, so that errors in them grow: DPM++ 2M, its SDE variants, LMS."""
     jumps: bool = False
     """Whether the noise may rise again in mid-run, as it does with Restart."""
     pays_back: bool = False

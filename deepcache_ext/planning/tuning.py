@@ -60,7 +60,7 @@ def is_surely_closer(one: float, other: float) -> bool:
 def runs(questions: Mapping[str, Question], share: Mapping[str, float], seeds: int = SEEDS) -> float:
     """Return about how many full runs a search takes; `share` tells what a run at a speed is of a full one.
 
-    It reckons with another plan in question for every other speed.
+    It assumes that every other speed adds one more plan to compare.
     """
     each = (len(question.others) + 1 + 1.5 * (seeds - 1) + seeds for question in questions.values())
     return seeds + sum(count * share[name] for name, count in zip(questions, each, strict=True))

@@ -57,7 +57,7 @@ _CUSTOM = [*_SETS, *(name for name in SCHEDULES if name not in _SETS and not nam
 _ADVANCED = [name for name in CONTROLS if name not in {"enabled", "preset", *_CUSTOM}]
 """The controls that go with every preset, and that few people need."""
 _DEPENDENT = [name for name in CONTROLS if name in SCHEDULES or name.startswith("hires_")]
-"""The controls of which the schedule and the hires pass decide whether they matter."""
+"""The controls that matter with some schedules, or with a hires pass, only."""
 
 
 class Panel:

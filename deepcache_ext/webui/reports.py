@@ -43,7 +43,7 @@ class PassReport:
     made more evaluations than planned or decides itself how many it makes, which without the cache may be fewer.
     """
     cost: float = 0.0
-    """Of the evaluations made, reckoned in full ones; 0 where nothing was cached."""
+    """That of the evaluations made, in full ones; 0 where nothing was cached."""
     reason: str = ""
     """Why nothing was cached, why caching ended early, or why more evaluations were full than planned."""
 

@@ -8,7 +8,7 @@ from tests.e2e.pictures import STEPS, Maker
 from tests.e2e.server import EXTENSIONS, serving
 
 BUILD = {"before_ui": 1, "ui": 6, "connect": 2, "app_started": 1}
-"""Calls in one build: of the two tabs' panels, each of which the host's API builds twice more for its defaults."""
+"""Calls in one build: of the two tabs' panels, which the host's API builds twice more each for its defaults."""
 JOB = {"process": 1, "launch_sampling": 1, "cfg_denoiser": 2 * STEPS, "postprocess": 1}
 """The job and the watch of a comparison both hear of each evaluation."""
 TIMING = [Path(__file__).parent / "timing/scripts"]

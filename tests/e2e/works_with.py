@@ -56,7 +56,7 @@ ROWS = {
     "Kohya's HRFix": "builtins::*Kohya*, builtins::*kohya*",
     "Never OOM": "builtins::*Never OOM*",
     "T2I-Zero": "extensions::*T2I-Zero*",
-    "Tiled Diffusion and its kin: tiles are made without caching, and it says so": (
+    "Tiled Diffusion and similar extensions: tiles are made without caching, and it says so": (
         "extensions::*Diffus*, builtins::*_multidiffusion*"
     ),
     "DemoFusion: its tiles likewise": "extensions::*_demofusion*",

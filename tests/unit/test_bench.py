@@ -1,6 +1,7 @@
 """The benches count and time what they say."""
 
-import functools
+import argparse
+import importlib
 import random
 import sys
 from collections import Counter
@@ -8,10 +9,10 @@ from collections import Counter
 import pytest
 import torch
 
+from bench import all as bench_all
 from bench import forecast as bench_forecast
 from bench import fuzz, macs, preset_speed, presets, quality, short_passes, speed
 from bench.parts import report
-from bench.parts.networks import Network
 from bench.parts.runs import Task
 from bench.parts.timing import Clock, block_times
 from deepcache_ext import SamplingPass, Settings
@@ -36,18 +37,9 @@ def test_sd15_costs_less_than_the_paper_says():
     assert macs.average(costs, macs.PAPER_SD_EVALUATIONS, 5, 2) / 1e9 < macs.PAPER_SD
 
 
-@pytest.fixture
-def small_networks(monkeypatch):
-    monkeypatch.setattr(Network, "build", functools.partialmethod(Network.build, small=True))
-    narrow = {"block_out_channels": (32, 32, 64, 64), "cross_attention_dim": 48, "attention_head_dim": 4}
-    unet = functools.partial(speed.UNet2DConditionModel, **narrow)
-    monkeypatch.setattr(speed, "UNet2DConditionModel", lambda **_: unet())
-
-
 @pytest.mark.parametrize("name", ["SD1.5", "SDXL"])
-@pytest.mark.usefixtures("small_networks")
 def test_speed_times_every_contender(name):
-    samples, waiting = speed.measure(name, "cpu", 1, 16, [1, 2], [2, 5], 2)
+    samples, waiting = speed.measure(name, "cpu", 1, 16, [1, 2], [2, 5], 2, small=True)
     every = ["full", "refresh", "reuse", "refresh / full", "N = 2", "N = 5"]
     only_ours = ["own / full", "ideal", "N = 2 ideal", "N = 5 ideal", "N = 2 of ideal", "N = 5 of ideal"]
     expected = {f"{depth} {what}" for what in every + only_ours for depth in (1, 2)}
@@ -181,10 +173,8 @@ def test_random_passes_give_every_row_its_own_fresh_feature():
     assert seen["reused rows"] > 500
 
 
-@pytest.mark.usefixtures("small_networks")
 def test_whole_runs_are_timed_with_every_preset(monkeypatch, capsys):
-    options = ["--networks", "SD1.5", "SDXL", "--batch", "1", "--latent", "8", "--steps", "10", "--repeats", "1"]
-    monkeypatch.setattr(sys, "argv", ["preset_speed", *options])
+    monkeypatch.setattr(sys, "argv", ["preset_speed", *bench_all.SMALLEST["preset_speed"].split()])
     preset_speed.main()
     rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines() if "8x8" in line]
     assert [cells[:4] for cells in rows] == [
@@ -195,3 +185,42 @@ def test_whole_runs_are_timed_with_every_preset(monkeypatch, capsys):
     ]
     assert all(cells[6].endswith("x") and cells[7].endswith(" %") for cells in rows)
     assert all(cells[8].endswith(" s") for cells in rows[:6])
+
+
+def test_every_bench_has_a_smallest_size_or_asks_for_what_is_not_here():
+    assert sorted([*bench_all.SMALLEST, *bench_all.ASKS_FOR]) == sorted(bench_all.names())
+
+
+class ParsedError(Exception):
+    """Raised in the place of what a bench does with its options."""
+
+
+@pytest.mark.parametrize("name", bench_all.SMALLEST)
+def test_a_bench_knows_the_options_of_its_smallest_size(name, monkeypatch, tmp_path):
+    def parse_args(parser):
+        parsed(parser)
+        raise ParsedError
+
+    parsed = argparse.ArgumentParser.parse_args
+    _, (_, module, *options) = next(found for found in bench_all.commands(tmp_path, quick=True) if found[0] == name)
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
+    monkeypatch.setattr(sys, "argv", [name, *options])
+    with pytest.raises(ParsedError):
+        importlib.import_module(module).main()
+
+
+def test_what_a_bench_writes_at_its_smallest_size_is_thrown_away(tmp_path):
+    for name, arguments in bench_all.commands(tmp_path, quick=True):
+        text = (bench_all.ROOT / f"{arguments[1].replace('.', '/')}.py").read_text(encoding="utf-8")
+        if name not in bench_all.ASKS_FOR and '"--out"' in text:
+            assert arguments[arguments.index("--out") + 1] == str(tmp_path / name)
+
+
+def test_a_bench_that_fails_is_named(monkeypatch, capfd):
+    monkeypatch.setattr(bench_all, "names", lambda: ["fuzz"])
+    monkeypatch.setitem(bench_all.SMALLEST, "fuzz", "--runs 1")
+    monkeypatch.setattr(sys, "argv", ["all", "--quick"])
+    assert bench_all.main() == 0
+    monkeypatch.setitem(bench_all.SMALLEST, "fuzz", "--runs none")
+    assert bench_all.main() == 1
+    assert "failed: fuzz" in capfd.readouterr().out

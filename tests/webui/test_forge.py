@@ -91,17 +91,17 @@ class EPS:
         self.sigmas, self.timestep = SIGMAS, timestep
 
     def calculate_denoised(self):
-        """Reckon."""
+        """Compute."""
 
 
 class V_PREDICTION(EPS):  # noqa: N801 - as the host has it
     def calculate_denoised(self):
-        """Reckon otherwise."""
+        """Compute something else."""
 
 
 class EDM(V_PREDICTION):
     def calculate_denoised(self):
-        """Reckon otherwise again."""
+        """Compute a third thing."""
 
 
 class ModelSampling(V_PREDICTION):
@@ -117,9 +117,9 @@ class ModelSampling(V_PREDICTION):
         (EDM(), None),
         (EPS(lambda sigma: 0.25 * sigma.log()), None),
     ],
-    ids=["eps", "v", "v, made of two", "another reckoning", "timesteps that are no numbers of levels"],
+    ids=["eps", "v", "v, made of two", "another formula", "timesteps that are no numbers of levels"],
 )
-def test_what_is_predicted_is_what_the_host_reckons_with(host, patcher, sampling, prediction):
+def test_what_is_predicted_is_what_the_host_computes_with(host, patcher, sampling, prediction):
     """reForge leaves "eps" on an SDXL checkpoint that predicts v."""
     del patcher.model.predictor
     sd_models.model_data.sd_model.parameterization = "eps"

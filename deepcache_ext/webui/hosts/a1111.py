@@ -120,7 +120,7 @@ def part_of(x: Tensor, params: Any) -> slice | None:
 
 
 def leaves_out_unconds(denoiser: Any, sigma: Any, *, edits: bool = False) -> bool:
-    """Tell whether the denoiser leaves the unconds out of this evaluation: the same reckoning as its own."""
+    """Tell whether the denoiser leaves the unconds out of this evaluation: by the same rule as its own."""
     early = getattr(shared.opts, "skip_early_cond", 0.0)
     if early != 0.0 and denoiser.step / denoiser.total_steps <= early:
         return True

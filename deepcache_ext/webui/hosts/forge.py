@@ -57,7 +57,7 @@ class Forge(webui.WebUI):
 
     def noise_levels(self) -> NoiseLevels | None:
         model = getattr(_patcher(), "model", None)
-        # what the host itself reckons with: patches of the user's take its place, and its checkpoint may say less
+        # what the host itself computes with: patches of the user's take its place, and its checkpoint may say less
         sampling: Any = getattr(model, "predictor", getattr(model, "model_sampling", None))
         sigmas, prediction = getattr(sampling, "sigmas", None), _prediction_of(sampling)
         if sigmas is None or prediction is None or int(sampling.timestep(sigmas[-1:])) != len(sigmas) - 1:
@@ -142,8 +142,8 @@ def _prediction_of(sampling: Any) -> Prediction | None:
     """Return what the U-Net predicts by what Forge's predictor says, or by the class that the others' is made of."""
     told = getattr(sampling, "prediction_type", None)
     if told is None:
-        reckons = (made.__name__ for made in type(sampling).__mro__ if "calculate_denoised" in vars(made))
-        told = next(reckons, "").lower()
+        classes = (made.__name__ for made in type(sampling).__mro__ if "calculate_denoised" in vars(made))
+        told = next(classes, "").lower()
     return _PREDICTIONS.get(str(told))
 
 
