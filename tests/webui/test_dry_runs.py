@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from modules import sd_models, shared
+from modules import sd_models, sd_samplers_common, shared
 
 from deepcache_ext import Action, Schedule
 from deepcache_ext.webui.hosts import host
@@ -127,3 +127,31 @@ def test_a_dry_run_leaves_the_sampler_as_it_was(controller):
         states.append(torch.get_rng_state())
     assert seen == [({"s_min_uncond": 0}, None, True)] * 4  # two of them in the dry run
     assert torch.equal(*states)
+
+
+def test_a_sampler_that_looks_at_the_unconds_by_a_function_of_its_own_is_asked_too():
+    """As reForge's CFG++ samplers do; the functions of others are not called."""
+    called = []
+
+    def sample_with_unconds(model, x, sigmas, extra_args=None, **_more):
+        unconds = []
+
+        def note(outputs):
+            unconds.append(outputs["uncond_denoised"])
+            return outputs["denoised"]
+
+        functions = extra_args.get("model_options", {}).get("sampler_post_cfg_function", [])
+        extra_args["model_options"] = {"sampler_post_cfg_function": [*functions, note]}
+        for sigma in sigmas[:-1]:
+            made = model(x, sigma * x.new_ones(len(x)), **extra_args)
+            x = made - 0.1 * (unconds[-1])
+        return x
+
+    sampler = sd_samplers_common.Sampler(sample_with_unconds)
+    sampler.sampler_extra_args = {"model_options": {"sampler_post_cfg_function": [called.append]}}
+    extra_params_kwargs = {"sigmas": torch.linspace(10, 0, 7)}
+    run = Launched(sampler, lambda: extra_params_kwargs).ask(None)
+    assert run.evaluations == 6
+    assert not run.guided
+    assert called == []
+    assert sampler.sampler_extra_args == {"model_options": {"sampler_post_cfg_function": [called.append]}}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,8 +14,11 @@ from deepcache_ext.network.own_hooks import OwnHooks
 from deepcache_ext.planning.dry_run import Denoise, UnansweredError, ask
 from deepcache_ext.planning.sampler_run import SamplerRun
 
-_OPTIONS = "model_options"
-"""What of a sampler's arguments for its denoiser may have functions of the sampler's own, on Forge's family."""
+_OPTIONS, _AFTER = "model_options", "sampler_post_cfg_function"
+"""What of a sampler's arguments for its denoiser has functions that get the guided output, and what it is made of.
+
+On Forge's family the CFG++ samplers add one of their own to them.
+"""
 
 
 class Launched:
@@ -59,12 +62,9 @@ class Launched:
             if draws:  # a Brownian tree, its own or the host's, takes a hundred times as long
                 given["noise_sampler"] = noise
             extra = _copied(getattr(self._sampler, "sampler_extra_args", None) or {})
-            options = dict(extra.get(_OPTIONS) or {})
-            denoiser = _StandIn(denoise, getattr(self._sampler, "model_wrap_cfg", None), uncond)
+            denoiser = _StandIn(denoise, getattr(self._sampler, "model_wrap_cfg", None), uncond, _after(extra))
             with _replaced(getattr(self._sampler.p, "rng", None), "next", noise):
-                made = self._function(denoiser, x, extra_args=extra, disable=True, callback=_ignore, **given)  # type: ignore[misc]
-            uncond.is_looked_at |= (extra.get(_OPTIONS) or {}) != options
-            return made
+                return self._function(denoiser, x, extra_args=extra, disable=True, callback=_ignore, **given)  # type: ignore[misc]
 
         with _refused(unet):
             found = ask(run, device)
@@ -80,14 +80,20 @@ class _Uncond:
 class _StandIn:
     """The sampler's denoiser in a dry run: has all that the host's has, and calls no network."""
 
-    def __init__(self, denoise: Denoise, real: Any, uncond: _Uncond) -> None:
+    def __init__(self, denoise: Denoise, real: Any, uncond: _Uncond, others: Sequence[Any]) -> None:
         self._denoise = denoise
         self._real = real
         self._uncond = uncond
+        self._others = others
 
-    def __call__(self, x: Tensor, level: Any, *_args: Any, **_kwargs: Any) -> Tensor:
-        self._last = self._denoise(x, level)
-        return self._last
+    def __call__(self, x: Tensor, level: Any, *_args: Any, **extra: Any) -> Tensor:
+        made = self._last = self._denoise(x, level)
+        for function in _after(extra):
+            if function not in self._others:  # the sampler's own
+                self._uncond.is_looked_at = True
+                outputs = dict.fromkeys(("denoised", "cond_denoised", "uncond_denoised"), made)
+                made = function(outputs | {"input": x, "sigma": level, "model": self, _OPTIONS: extra[_OPTIONS]})
+        return made
 
     @property
     def last_noise_uncond(self) -> Tensor:
@@ -101,6 +107,11 @@ class _StandIn:
     def __delattr__(self, name: str) -> None:
         """Delete what a sampler has set here; what it has not is the host's and stays."""
         vars(self).pop(name, None)
+
+
+def _after(extra: Mapping[str, Any]) -> Sequence[Any]:
+    """Return the functions that are called after the guidance."""
+    return [*(extra.get(_OPTIONS) or {}).get(_AFTER, ())]
 
 
 def _arguments_of(run: Callable[[], Any]) -> Mapping[str, Any] | None:

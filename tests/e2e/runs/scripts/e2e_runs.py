@@ -68,13 +68,15 @@ class StandIn:
     def __init__(self, real, seed):
         self._real, self._seed, self.made, self.inputs, self.outputs = real, seed, 0, [], []
 
-    def __call__(self, x, _level, *_args, **_kwargs):
+    def __call__(self, x, _level, *_args, **extra):
         if self.made == MOST:
             raise RuntimeError(f"more than {MOST} evaluations")
         self.made += 1
         self.inputs.append(x.clone())
         generator = torch.Generator().manual_seed(1000 * self._seed + self.made)
         self.outputs.append(torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x))
+        for function in (extra.get("model_options") or {}).get("sampler_post_cfg_function", []):
+            function({"denoised": self.outputs[-1], "uncond_denoised": self.outputs[-1], "cond_denoised": None})
         return self.outputs[-1]
 
     @property
@@ -152,6 +154,8 @@ class Runs:
                 "anew": run.starts_anew,
                 "guided": run.guided,
             }
+        if run is not None and run.decides_itself:  # on random outputs it would never end
+            return self.sampler.last_latent
         try:
             one, end = self._run(func, 1)
             self.found["made"] = one.made
