@@ -136,7 +136,8 @@ class Settings:
         WholeNumber(0, 11),
         "Depth",
         "How many pairs of outer blocks run every time. With a fixed interval, higher is slower and closer. "
-        "At 0 only the output layer runs; samplers that add noise, and runs without a forecast, then use 1.",
+        "At 0 only the output layer runs. Samplers that add noise and are not corrected, and runs without a forecast, "
+        "then use 1.",
     )
     center: int = setting(
         15,
@@ -179,8 +180,8 @@ class Settings:
         "on",
         Choice(("on", "off")),
         "Correction",
-        "Make up at each full evaluation for what the reuses before it were off: closer, and as fast. It needs the "
-        "forecast, depth 0, and a sampler that tells what it does with each output.",
+        "At each full evaluation, make up for what the reuses before it got wrong: closer, and as fast. It works with "
+        "most samplers of one evaluation a step, at depth 0 and with the forecast.",
     )
 
     @property
