@@ -63,12 +63,13 @@ def rule_for(sampler: SamplerKind) -> Rule:
     """Return how full evaluations are spread for a sampler of this kind.
 
     Gaps that grow follow what the picture shows, which early evaluations decide. A sampler that extrapolates from its
-    last outputs enlarges the error of one that differs from the next in kind, so there gaps are even. So are they where
-    reuses are put right afterwards, but not the first one: without a line it may lead to another picture. See
-    docs/closeness.md.
+    last outputs enlarges the error of one that differs from the next in kind, so there gaps are even. Where reuses are
+    put right afterwards, late ones count for more than early ones do by then, and gaps grow less; even ones begin after
+    a first line, without which a reuse may lead to another picture. See docs/closeness.md.
     """
-    even = sampler.extrapolates or sampler.pays_back
-    return Rule(growth=1.0 if even else 6.0, begins_with_line=sampler.pays_back)
+    if sampler.extrapolates:
+        return Rule(growth=1.0, begins_with_line=sampler.pays_back)
+    return Rule(growth=4.0 if sampler.pays_back else 6.0)
 
 
 def longest_gap(total: int) -> int:
