@@ -23,11 +23,13 @@ FEW = "--samplers Euler --pictures 2"
 SMALLEST = {
     "closeness": f"{FEW} --steps 6 --intervals 2 --guidance 3 --out OUT",
     "distribution": f"{FEW} --steps 6 --reference-steps 6",
+    "dry_runs": "--steps 10 --times 1",
     "forecast": "--small --latent 8 --repeats 1",
     "fuzz": "--runs 20",
     "identity": "--samplers Euler --plans 'auto, 2x' --pictures 3 --steps 8",
     "launches": "--rows 2",
     "macs": "--out OUT",
+    "own_time": "--networks SD1.5 --repeats 2",
     "placement": f"{FEW} --steps 6 --speed-ups 2 --growths 1",
     "predictors": f"{FEW} --steps 10",
     "preset_speed": "--small --batch 1 --latent 8 --steps 10 --repeats 1",

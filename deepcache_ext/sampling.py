@@ -100,7 +100,7 @@ class SamplingPass:
         always = frozenset[int]() if run is None else frozenset(map(self._number_of, run.rises - run.others))
         self.schedule = Schedule(
             settings,
-            None if total is None else max(1, total - len(self._elsewhere)),
+            max(1, total - len(self._elsewhere)) if total and self._elsewhere else total,
             sampler,
             cost_on_sd(self.depth) if reuse is None else reuse,
             always=always,

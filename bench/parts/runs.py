@@ -51,10 +51,12 @@ class Task:
         paired: bool = True,
         predictor: Predictor | None = None,
         reuse: float | None = None,
+        asks: bool = True,
     ) -> Run:
         """Sample in `steps` steps, cached by `settings` if there are any, and with another `predictor` than usual.
 
         `reuse` is its cost as a part of a full evaluation, about SD1's if it is None.
+        Without `asks` nothing but its kind is known of the sampler.
         Unless `paired`, a second-order sampler is scheduled as if each of its evaluations were a step of its own.
         """
         sampler = ALL_SAMPLERS[self.sampler]
@@ -67,8 +69,9 @@ class Task:
             if settings is None:
                 made.append(sampler.sample(self.model, part, steps, **options))  # type: ignore[arg-type]
                 continue
-            asked = sampler.ask(self.model, steps)
-            kind = replace(sampler.kind, stages=sampler.kind.stages if paired else 1, pays_back=asked.kind.pays_back)
+            asked = sampler.ask(self.model, steps) if asks else None
+            pays_back = asked is not None and asked.kind.pays_back
+            kind = replace(sampler.kind, stages=sampler.kind.stages if paired else 1, pays_back=pays_back)
             with SamplingPass(
                 self.model.unet,
                 settings,

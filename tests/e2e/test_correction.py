@@ -52,9 +52,8 @@ def test_a_batch_has_the_pictures_of_single_jobs(maker, sampler):
 WITH = {
     "long prompt": ({"prompt": LONG}, 1),
     "AND": ({"prompt": "a house AND a tree :0.5"}, 1),
-    "calls of one row": ({"override_settings": {"batch_cond_uncond": False}}, 2),
+    "calls of one row": ({"batch_cond_uncond": False}, 2),
     "CFG 1": ({"cfg_scale": 1}, 1),
-    "CFG rescale": ({"override_settings": {"sgm_noise_multiplier": True}}, 1),
     "136x72": ({"width": 136, "height": 72}, 1),
 }
 
@@ -62,7 +61,10 @@ WITH = {
 @pytest.mark.parametrize("what", WITH)
 def test_whatever_makes_up_an_evaluation_is_put_right(maker, what):
     request, calls = WITH[what]
-    maker.make(cache=LIST, **TEN | request)
+    request, options = dict(request), {"sd_model_checkpoint": maker.model("SD1")}
+    if "batch_cond_uncond" in request:
+        options["batch_cond_uncond"] = request.pop("batch_cond_uncond")
+    maker.make(cache=LIST, override_settings=options, **TEN | request)
     ((put_right, never),) = corrected(maker)
     assert never == 0
     assert put_right in {4 * calls, 4 * 2}  # a host may make two calls of prompts that differ in length
@@ -70,7 +72,7 @@ def test_whatever_makes_up_an_evaluation_is_put_right(maker, what):
 
 
 def test_rows_that_come_and_go_are_left_as_they_are_and_counted(maker):
-    options = {"s_min_uncond": 4.0}
+    options = {"s_min_uncond": 4.0, "sd_model_checkpoint": maker.model("SD1")}
     maker.make(cache=LIST, **TEN, override_settings=options)
     ((put_right, never),) = corrected(maker)
     assert put_right + never <= 6

@@ -8,6 +8,7 @@ import torch
 
 from deepcache_ext import Action, SamplerKind, SamplingPass, Settings
 from deepcache_ext.features.forecast import Held, Line, LineAndResponse
+from deepcache_ext.network.own_hooks import OwnHooks
 from demo.k_diffusion_parts import sampling
 from demo.samplers import SAMPLERS
 from demo.tiny_model import TinyModel
@@ -257,7 +258,8 @@ def test_where_only_blocks_can_follow_depth_0_counts_as_1():
     for depth, noisy, forecast in ((0, False, "on"), (0, True, "on"), (0, False, "off"), (1, True, "on")):
         unet = TaggedUNet()
         ran = []
-        unet.output_blocks[-1].register_forward_hook(lambda *_args, ran=ran: ran.append(1))
+        # a hook of others would be a memory
+        OwnHooks(unet.output_blocks[-1]).add_after(lambda *_args, ran=ran: ran.append(1))
         chosen = Settings(interval=2, depth=depth, forecast=forecast)
         with SamplingPass(unet, chosen, 4, sampler=SamplerKind(noisy=noisy)) as run:
             for _ in range(4):
