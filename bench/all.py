@@ -22,6 +22,7 @@ ROOMS = ("bench", "bench.research")
 FEW = "--samplers Euler --pictures 2"
 SMALLEST = {
     "closeness": f"{FEW} --steps 6 --intervals 2 --guidance 3 --out OUT",
+    "corrections": f"{FEW} --networks avatars --steps 6 --plans '0, 2, 4'",
     "distribution": f"{FEW} --steps 6 --reference-steps 6",
     "dry_runs": "--steps 10 --times 1",
     "forecast": "--small --latent 8 --repeats 1",
