@@ -86,7 +86,9 @@ def test_every_linked_file_exists(path):
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_every_bench_that_is_named_is_there_with_its_options(path):
-    spans = re.findall(r"`([^`]+)`", path.read_text(encoding="utf-8"))
+    text, fence = path.read_text(encoding="utf-8"), re.compile(r"```.*?```", re.DOTALL)
+    spans = re.findall(r"`([^`]+)`", fence.sub("", text))
+    spans += [line.split("#")[0] for block in fence.findall(text) for line in block.splitlines()]
     for command in filter(None, (re.search(r"\bbench\s+([a-z_]+\b.*)", span, re.DOTALL) for span in spans)):
         name, *options = command[1].split()
         (file,) = [file for room in ("bench", "bench/research") if (file := ROOT / room / f"{name}.py").exists()]
