@@ -10,7 +10,7 @@ from deepcache_ext.planning.settings import Settings
 from deepcache_ext.planning.tuning import TRIED, Question
 from deepcache_ext.webui.family import Family
 from deepcache_ext.webui.plan import reuse_cost
-from deepcache_ext.webui.presets import PRESETS
+from deepcache_ext.webui.presets import PRESETS, for_run
 
 
 def questions(kind: SamplerKind, total: int, family: Family, evaluations: Mapping[int, int]) -> dict[str, Question]:
@@ -24,7 +24,7 @@ def questions(kind: SamplerKind, total: int, family: Family, evaluations: Mappin
 
     found = {}
     for name, of_preset in PRESETS.items():
-        settings = Settings(**of_preset[family])
+        settings = for_run(Settings(**of_preset[family]), name, kind)
         usual = explicit(settings, total, kind, reuse)
         others = alternatives(settings, total, kind, reuse)[:TRIED]
         spent = {way: cost(way, total, kind, reuse) for way in (usual, *others)}
