@@ -9,6 +9,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any, Literal, TypeVar, get_args
 
+import torch
 from torch import Tensor, nn
 
 from deepcache_ext.correction.correction import Correction
@@ -93,7 +94,7 @@ class SamplingPass:
         if view not in get_args(ViewName):
             raise ValueError(f"view must be one of {', '.join(get_args(ViewName))}; got {shown(view)}")
         self.settings = settings
-        if run is None or levels is None:
+        if run is None or levels is None or not _is_told(run, levels):
             sampler = replace(sampler, pays_back=False)
         self.depth = sampler.depth(settings)
         self._elsewhere = frozenset[int]() if run is None else run.others
@@ -506,6 +507,11 @@ class SamplingPass:
             self.statistics.error = f"caching stopped at an error, {of_error(error)}"
             logger.warning("DeepCache: %s", self.statistics.error, exc_info=error)
         self.remove()
+
+
+def _is_told(run: SamplerRun, levels: NoiseLevels) -> bool:
+    """Tell whether it is known what an output is to the sampler of a run: a denoised picture, or the noise."""
+    return run.takes_denoised or run.takes_noise(levels.sigma(torch.tensor(run.levels)).double().cpu().numpy())
 
 
 def _of_each_row(timesteps: Tensor, x: Tensor) -> Tensor:

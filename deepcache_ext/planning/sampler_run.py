@@ -76,13 +76,22 @@ class SamplerRun:
 
     @property
     def takes_denoised(self) -> bool:
-        """Whether its denoiser returns denoised pictures, which leave an input that equals them as it is.
-
-        Otherwise it returns the noise.
-        """
+        """Whether its denoiser returns denoised pictures, which leave an input that equals them as it is."""
         if self.weights is None or self.of_start is None:
             return False
         return bool(np.allclose(self.of_start + self.weights.sum(axis=1), 1, atol=1e-3))
+
+    def takes_noise(self, sigmas: Array) -> bool:
+        """Tell whether its denoiser returns the noise, which leaves an input that is nothing else at its level.
+
+        `sigmas`, of shape (evaluations,), are those of `levels`, which are timesteps then, and the input is at the
+        scale where picture and noise together have a variance of 1.
+        """
+        if self.weights is None or self.of_start is None:
+            return False
+        scales = sigmas / np.sqrt(1 + sigmas**2)
+        made = self.of_start[:-1] * scales[0] + self.weights[:-1].sum(axis=1)
+        return bool(np.allclose(made, scales, atol=1e-2))
 
     @property
     def starts_anew(self) -> bool:

@@ -173,6 +173,26 @@ def test_samplers_that_can_pay_back(model):
     }  # fmt: skip
 
 
+def test_what_an_output_is_to_a_sampler(model):
+    """Nothing is corrected where it is neither a denoised picture nor the noise."""
+    for name, sampler in (SAMPLERS | DIFFUSERS_SAMPLERS).items():
+        run = sampler.ask(model, 20)
+        sigmas = model.levels.sigma(torch.tensor(run.levels)).double().numpy()
+        takes_noise = name in {"DDIM"} or (name in DIFFUSERS_SAMPLERS and run.takes_noise(sigmas))
+        assert run.takes_noise(sigmas) == takes_noise, name
+        assert run.takes_denoised == (name in SAMPLERS), name
+
+    def scaled(denoiser, x, sigmas, *, disable=None):
+        return sampling.sample_euler(lambda *given: 2 * denoiser(*given), x, sigmas, disable=disable)
+
+    odd = Sampler(scaled)
+    run = odd.ask(model, STEPS)
+    assert run.kind.pays_back
+    with SamplingPass(model.unet, LIST, STEPS, sampler=run.kind, run=run, levels=model.levels) as passing:
+        odd.sample(model, model.prompts(1), STEPS, wrap=passing.wrap)
+    assert passing.statistics.corrected == passing.statistics.uncorrected == 0
+
+
 def test_paybacks_are_those_of_the_formula(model):
     run = SAMPLERS["DPM++ 2M"].ask(model, 20)
     of_run, sigmas = paybacks(run), SAMPLERS["DPM++ 2M"].sigmas(model, 20).double()
