@@ -86,10 +86,11 @@ def test_off_and_closed_at_first(page):
 
 def test_the_plan_shows_every_evaluation_and_the_speed_up(page):
     enable(page)
-    assert (bars(page, "full"), bars(page, "reused")) == (9, 11)
-    wait_for_plan(page, "9 of 20 evaluations in full, the U-Net about 2.2x as fast")
+    assert (bars(page, "full"), bars(page, "reused")) == (10, 10)
+    wait_for_plan(page, "10 of 20 evaluations in full, the U-Net about 2.0x as fast")
+    wait_for_plan(page, "with DPM++ 2M, 10 steps are about as close for the same time")
     page.click(ident("preset") + " label:has-text('Fast')")
-    wait_for_plan(page, "with DPM++ 2M, 7 steps are about as close for the same time")
+    wait_for_plan(page, "7 of 20 evaluations in full")
 
 
 def shown(page):
@@ -104,7 +105,7 @@ def test_with_a_preset_nothing_else_is_shown(page):
     open_advanced(page)
     page.click(ident("preset") + " label:has-text('Fast')")
     page.wait_for_selector(ident("schedule"), state="hidden")
-    assert shown(page) == ["preset", "start", "end", "forecast", "hires", "inner"]
+    assert shown(page) == ["preset", "start", "end", "forecast", "hires", "inner", "correction"]
 
 
 def test_custom_begins_with_the_values_of_the_preset(page):
@@ -219,7 +220,7 @@ def test_img2img_counts_the_steps_its_denoising_leaves(page):
     page.click("button:has-text('img2img')")
     enable(page, "img2img")
     page.wait_for_timeout(500)
-    assert "7 of 16 evaluations" in page.inner_text(ident("plan", "img2img"))
+    assert "8 of 16 evaluations" in page.inner_text(ident("plan", "img2img"))
     assert not page.is_visible(ident("hires", "img2img"))
     assert sent(page, "img2img")[0] is True
 
