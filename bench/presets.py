@@ -3,7 +3,8 @@
 Each preset is run at its own speed, and as many steps as come nearest to its compute, on the small networks of
 demo/tiny_model.py. PSNR to the uncached picture of the same seed and all steps, its mean over the pictures and the mean
 of their worst tenth; compute is counted with SD1.5's cost of a reuse on networks of SD1's and SD2's blocks, and with
-SDXL's on those of SDXL's. A table that is there already is read back with --show.
+SDXL's on those of SDXL's. A table that is there already is read back with --show; with --without FILE, a
+second table is kept of the same presets without corrections, and what these are worth is printed.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import torch
+from torch import Tensor
 
 from bench.parts.report import read_csv, standard_error, table, worst_tenth, write_csv, written_on
 from bench.parts.runs import ALL_SAMPLERS, Task
@@ -62,22 +66,31 @@ class Result:
         return f"{gain:+.1f} ± {self.gain_error:.1f} ({worst:+.1f})"
 
 
-def compare(task: Task, steps: int) -> Iterator[Result]:
-    """Yield a result for each preset."""
+def compare(task: Task, steps: int) -> Iterator[tuple[Result, Result]]:
+    """Yield two results for each preset, with corrections and without; one twice if the sampler has none."""
     sampler = ALL_SAMPLERS[task.sampler]
     total, family = sampler.evaluations(steps), family_of(task.model)
     kind = replace(sampler.kind, pays_back=sampler.ask(task.model, steps).kind.pays_back)
     reference = task.run(steps).pictures
-    for name, settings in PRESETS.items():
-        chosen = for_run(Settings(**settings[family]), name, kind)
+    by_steps: dict[int, Tensor] = {}
+
+    def result(preset: str, correction: str) -> Result:
+        given = Settings(**PRESETS[preset][family], correction=correction)
+        chosen = for_run(given, preset, kind)
         reuse = reuse_cost(kind.depth(chosen), family)
         run = task.run(steps, chosen, reuse=reuse)
         compute = run.compute(reuse)
         fewer = min(range(2, steps + 1), key=lambda count: abs(sampler.evaluations(count) - compute))
-        cached, without = psnr(run.pictures, reference), psnr(task.run(fewer).pictures, reference)
+        if fewer not in by_steps:
+            by_steps[fewer] = psnr(task.run(fewer).pictures, reference)
+        cached, without = psnr(run.pictures, reference), by_steps[fewer]
         figures = float(cached.mean()), worst_tenth(cached), fewer, float(without.mean()), worst_tenth(without)
-        case = task.model.name, task.sampler, steps, task.guidance, task.pictures, name, total / compute
-        yield Result(*case, *figures, standard_error(cached - without))
+        case = task.model.name, task.sampler, steps, task.guidance, task.pictures, preset, total / compute
+        return Result(*case, *figures, standard_error(cached - without))
+
+    for preset in PRESETS:
+        corrected = result(preset, "on")
+        yield corrected, result(preset, "off") if kind.pays_back else corrected
 
 
 def gains(results: Iterable[Result]) -> str:
@@ -107,6 +120,25 @@ def summary(results: Iterable[Result]) -> str:
     return table(["sampler", *PRESETS], rows)
 
 
+def differences(results: Iterable[Result], others: Iterable[Result]) -> str:
+    """Return a table of what each preset gains over the same in `others`, in dB, and in brackets in the worst tenth.
+
+    Presets that make the same pictures in both are left out.
+    """
+    before = {other.case: other for other in others}
+    pairs = [(r, before[r.case]) for r in results if r.case in before]
+    changed = dict.fromkeys((r.network, r.sampler) for r, other in pairs if r.mean != other.mean)
+    cells: dict[tuple[str, ...], dict[str, str]] = {}
+    for r, other in pairs:
+        if (r.network, r.sampler) in changed:
+            gain, worst = r.mean - other.mean, r.worst - other.worst
+            key = r.sampler, f"{r.steps}", f"{r.guidance:g}", r.preset
+            cells.setdefault(key, {})[r.network] = f"{gain:+.1f} ({worst:+.1f})"
+    on = list(dict.fromkeys(network for found in cells.values() for network in found))
+    rows = [[*case, *(found.get(network, "") for network in on)] for case, found in cells.items()]
+    return table(["sampler", "steps", "guidance", "preset", *on], rows)
+
+
 def main() -> None:
     """Measure what is asked for and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -120,35 +152,49 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--guidance", nargs="+", type=float, default=[4.0])
     parser.add_argument("--out", type=Path, default=Path("docs/presets.csv"), help="what is there is added to")
+    parser.add_argument("--device", default="cpu", help="such as cuda; always in single precision")
     parser.add_argument("--show", action="store_true", help="print the table of what is there")
+    parser.add_argument("--without", type=Path, help="a second table, of the same without corrections, to compare with")
     options = parser.parse_args()
-    found = read_csv(Result, options.out) if options.out.exists() else []
-    print(written_on())
+    found, without = (
+        read_csv(Result, file) if file and file.exists() else [] for file in (options.out, options.without)
+    )
     if not options.show:
-        for model in networks(options.networks, options.weights):
+        print(written_on(options.device))
+        for model in networks(options.networks, options.weights, options.device):
             for steps, name, guidance in itertools.product(options.steps, options.samplers, options.guidance):
                 task = Task(model, name, options.pictures, options.batch, guidance)
-                for result in compare(task, steps):
-                    found = [other for other in found if other.case != result.case] + [result]
+                for result, uncorrected in compare(task, steps):
+                    found, without = with_result(found, result), with_result(without, uncorrected)
                     print(*result.case, f"{result.speed_up:.2f}x", result.gain, flush=True)
                 write_csv(found, options.out)
+                if options.without:
+                    write_csv(without, options.without)
     for guidance, pictures in dict.fromkeys((result.guidance, result.pictures) for result in found):
         if guidance in options.guidance:
             print(f"\n{pictures} pictures, guidance {guidance:g}\n")
             print(gains(r for r in found if (r.guidance, r.pictures) == (guidance, pictures)))
     print(f"\nLeast and greatest gain over fewer steps, in dB\n\n{summary(found)}")
+    if options.without:
+        print(f"\nGained over no corrections, in dB\n\n{differences(found, without)}")
 
 
-def networks(names: Iterable[str], folder: Path | None = None) -> Iterator[TinyModel]:
+def with_result(results: Iterable[Result], result: Result) -> list[Result]:
+    """Return `results` with one more, in the place of that of the same case."""
+    return [other for other in results if other.case != result.case] + [result]
+
+
+def networks(names: Iterable[str], folder: Path | None = None, device: str = "cpu") -> Iterator[TinyModel]:
     """Yield the named networks, or those in a folder; raises SystemExit for a folder that has none."""
+    torch.backends.cudnn.allow_tf32 = False
     if folder is None:
-        yield from map(TinyModel, names)
+        yield from (TinyModel(name).to(device) for name in names)
         return
     configs = sorted(folder.glob("*.json"))
     if not configs:
         raise SystemExit(f"{folder} has no networks: no NAME.json with NAME*.safetensors")
     for config in configs:
-        yield TinyModel(config.stem, config)
+        yield TinyModel(config.stem, config).to(device)
 
 
 def family_of(model: TinyModel) -> Family:

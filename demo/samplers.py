@@ -36,7 +36,7 @@ class Sampler:
         """Return the noise levels that `steps` steps go through, from the highest to 0."""
         if not self.karras:
             return model.sigmas(steps)
-        sigmas: Tensor = sampling.get_sigmas_karras(steps, *model.sigma_range())
+        sigmas: Tensor = sampling.get_sigmas_karras(steps, *model.sigma_range(), device=model.alphas_cumprod.device)
         return sigmas
 
     def ask(self, model: TinyModel, steps: int) -> SamplerRun:
@@ -45,7 +45,7 @@ class Sampler:
         noise = (
             {"noise_sampler": lambda *_: torch.randn(dry_run.SHAPE).double()} if "noise_sampler" in parameters else {}
         )
-        sigmas = self.sigmas(model, steps)
+        sigmas = self.sigmas(model, steps).cpu()
         return dry_run.ask(lambda denoise, x: self.function(denoise, x, sigmas, disable=True, **noise))
 
     @torch.no_grad()

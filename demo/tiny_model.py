@@ -13,6 +13,7 @@ bench/train.py trained the last two.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -58,8 +59,12 @@ class TinyModel(nn.Module):
     """A named network: its U-Net, text embedding, noise schedule, and decoder if it works on latents.
 
     With `config` the network is the one that this JSON file describes; its weights are in the safetensors files beside
-    it whose names begin as its own does.
+    it whose names are its own, with or without an ending such as "-0". It samples on the device that it is moved to,
+    from the same noise everywhere.
     """
+
+    alphas_cumprod: Tensor
+    _embedding: Tensor
 
     def __init__(self, name: str = "avatars", config: Path | None = None) -> None:
         super().__init__()
@@ -67,16 +72,17 @@ class TinyModel(nn.Module):
         config = config or files(name).with_suffix(".json")
         self.config: dict[str, Any] = json.loads(config.read_text(encoding="utf-8"))
         stored: dict[str, Tensor] = {}
-        for file in sorted(config.parent.glob(f"{config.stem}*.safetensors")):
-            stored |= weights.load(file)
-        self._embedding = stored.pop("cond_embed.weight")
+        for file in sorted(config.parent.glob("*.safetensors")):
+            if re.fullmatch(rf"{re.escape(config.stem)}(-\d+)?", file.stem):
+                stored |= weights.load(file)
+        self.register_buffer("_embedding", stored.pop("cond_embed.weight"))
         self.unet = unet_class(self.config.get("package", "ldm"))(**self.config["unet"])
         self.unet.load_state_dict({key.removeprefix(_UNET_PREFIX): value for key, value in stored.items()})
         self._decoder: Decoder | None = None
         if "autoencoder" in self.config:
             self._decoder = _decoder(config.with_name(self.config["autoencoder"]))
         self.requires_grad_(False).eval()
-        self.alphas_cumprod = alphas_cumprod(self.config["schedule"])
+        self.register_buffer("alphas_cumprod", alphas_cumprod(self.config["schedule"]))
         self.prediction: Prediction = self.config["prediction"]
         of_prediction = {"eps": external.DiscreteEpsDDPMDenoiser, "v": external.DiscreteVDDPMDenoiser}
         self._schedule = of_prediction[self.prediction](self._predict, self.alphas_cumprod, quantize=False)
@@ -98,15 +104,14 @@ class TinyModel(nn.Module):
         """Return normal noise of shape (count, channels, height, width), each picture's own whatever the count."""
         image = self.config["image"]
         shape = (image["channels"], image["size"], image["size"])
-        return torch.stack(
-            [torch.randn(shape, generator=torch.Generator().manual_seed(seed + i)) for i in range(count)]
-        )
+        drawn = [torch.randn(shape, generator=torch.Generator().manual_seed(seed + i)) for i in range(count)]
+        return torch.stack(drawn).to(self.alphas_cumprod.device)
 
     def context(self, prompts: Sequence[Prompt]) -> Tensor:
         """Return the text embedding of `prompts`, of shape (prompts, 4, 64)."""
         vocabulary = self.config["vocab"]
         tokens = [[vocabulary.index(word) for word in ("<bos>", *prompt, "<eos>")] for prompt in prompts]
-        embedding: Tensor = self._embedding[torch.tensor(tokens)]
+        embedding: Tensor = self._embedding[torch.tensor(tokens, device=self._embedding.device)]
         return embedding
 
     def sigmas(self, steps: int) -> Tensor:
@@ -139,7 +144,7 @@ class TinyModel(nn.Module):
 
     def decode(self, x: Tensor) -> Tensor:
         """Return `x` as RGB from 0 to 1, of shape (n, 3, height, width)."""
-        mean = torch.tensor(self.config["image"]["mean"]).view(1, -1, 1, 1)
+        mean = torch.tensor(self.config["image"]["mean"], device=x.device).view(1, -1, 1, 1)
         pictures: Tensor = x * self.config["image"]["std"] + mean
         if self._decoder is not None:
             pictures = self._decoder(pictures)

@@ -53,9 +53,10 @@ class DiffusersSampler:
 
     def _walk(self, model: TinyModel, steps: int, predict: Callable[[Tensor, Tensor], Tensor], noise: Tensor) -> Tensor:
         """Return what the steps make of `noise` with outputs of `predict`, which takes x and timesteps."""
-        betas = 1 - model.alphas_cumprod / torch.cat([torch.ones(1), model.alphas_cumprod[:-1]])
+        alphas = model.alphas_cumprod.cpu()
+        betas = 1 - alphas / torch.cat([torch.ones(1), alphas[:-1]])
         scheduler = self.scheduler(trained_betas=betas.numpy(), num_train_timesteps=len(betas), steps_offset=1)
-        scheduler.set_timesteps(steps)
+        scheduler.set_timesteps(steps, device=noise.device)
         x: Tensor = noise * scheduler.init_noise_sigma
         for timestep in scheduler.timesteps:
             eps = predict(scheduler.scale_model_input(x, timestep), timestep.expand(len(x)))

@@ -4,6 +4,8 @@
   and `tar`);
 * "clipart": Open Clip Art (public domain), as Debian's openclipart-png has it (`apt-get download openclipart-png` and
   `dpkg-deb -x`).
+
+Or from any folder that has a folder of pictures for each class.
 """
 
 from __future__ import annotations
@@ -25,6 +27,9 @@ CLIPART = (
 )  # fmt: skip
 SHARE_OF_FRAME = 0.9
 """How much of a picture its motif fills."""
+PHOTO_SIZE = 32
+TINTS = ("dark-cool", "dark-warm", "middle-cool", "middle-warm", "bright-cool", "bright-warm")
+"""What a photograph's mean colour is called, by thirds of the brightness, and by which of red and blue is stronger."""
 LARGEST = 2_000_000
 """Pixels; larger files take too long to read."""
 
@@ -49,6 +54,47 @@ class Motifs:
         colours = torch.tensor([[int(name[i : i + 2], 16) / 255 for i in (0, 2, 4)] for name in BACKGROUNDS])
         alpha = rgba[:, 3:]
         return 2 * (rgba[:, :3] * alpha + colours[backgrounds].view(-1, 3, 1, 1) * (1 - alpha)) - 1
+
+
+@dataclass(frozen=True)
+class Photos:
+    """Photographs, what each shows and how it is tinted."""
+
+    kinds: tuple[str, ...]
+    pictures: Tensor
+    """RGB from 0 to 255, of shape (photos, 3, PHOTO_SIZE, PHOTO_SIZE)."""
+    kind: Tensor
+    """Number of each photograph's kind, of shape (photos,)."""
+    tint: Tensor
+    """Number of each photograph's tint, of shape (photos,)."""
+
+    def to(self, device: str) -> Photos:
+        """Return them on another device."""
+        return Photos(self.kinds, self.pictures.to(device), self.kind.to(device), self.tint.to(device))
+
+    def mean_and_std(self) -> tuple[float, float]:
+        """Return both over all numbers of all photographs, from -1 to 1."""
+        values = self.pictures.float() / 127.5 - 1
+        return float(values.mean()), float(values.std())
+
+
+def photos(folder: Path) -> Photos:
+    """Return the photographs of a folder with a folder for each class; raises ValueError if there are none."""
+    kinds = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir()))
+    files = [(number, file) for number, kind in enumerate(kinds) for file in sorted((folder / kind).iterdir())]
+    if not files:
+        raise ValueError(f"{folder} has no folders of pictures, one for each class")
+    pictures = torch.from_numpy(np.stack([_photo(file) for _, file in files])).permute(0, 3, 1, 2).contiguous()
+    red, green, blue = pictures.float().mean((2, 3)).unbind(1)
+    brightness = red + green + blue
+    thirds = torch.stack([brightness.quantile(part) for part in (1 / 3, 2 / 3)])
+    tint = 2 * torch.bucketize(brightness, thirds) + (red > blue)
+    return Photos(kinds, pictures, torch.tensor([number for number, _ in files]), tint)
+
+
+def _photo(file: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    with Image.open(file) as picture:
+        return np.asarray(picture.convert("RGB").resize((PHOTO_SIZE, PHOTO_SIZE), Image.Resampling.LANCZOS))
 
 
 def motifs(name: str, folder: Path) -> Motifs:
