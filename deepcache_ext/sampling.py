@@ -144,7 +144,7 @@ class SamplingPass:
     def _new_correction(self, run: SamplerRun | None) -> Correction | None:
         if run is None or self._levels is None or not self._sampler.corrects(self.settings):
             return None
-        return Correction(paybacks(run), self._levels, denoised=run.takes_denoised)
+        return Correction(paybacks(run))
 
     def _usual_predictor(self) -> Predictor:
         if self.settings.forecast == "off":
@@ -486,19 +486,20 @@ class SamplingPass:
 
     def _settled(self, call: Call, output: Any, *, reused: bool) -> Any:
         """Return the output of a call with what makes up for the reuses before it; see `correction.correction`."""
-        correction = self._correction
-        if correction is None or not can_draw(output, call):
+        correction, levels, run = self._correction, self._levels, self._run
+        if correction is None or levels is None or run is None or not can_draw(output, call):
             return output
-        keys = tuple(call.keys)
+        keys, scales = tuple(call.keys), call.scales(levels)
+        counts = scales.of_output if run.takes_denoised else scales.of_noise
         if reused:
-            return correction.of_reuse(self._index, keys, call.x, call.times, output)
+            return correction.of_reuse(self._index, keys, call.x, call.times, output, counts)
         layer = head(self.unet)
 
         def better(x: Tensor, times: Tensor) -> Tensor | None:
             feature = None if layer is None else self._store.between(call, x, times)
             return None if layer is None or feature is None else layer(feature.to(call.x.dtype))
 
-        output = correction.of_full(self._index, keys, call.times, output, better)
+        output = correction.of_full(self._index, keys, output, counts, better)
         self.statistics.corrected, self.statistics.uncorrected = correction.corrected, correction.dropped
         return output
 

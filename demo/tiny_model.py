@@ -119,6 +119,11 @@ class TinyModel(nn.Module):
         sigmas: Tensor = self._schedule.get_sigmas(steps)
         return sigmas
 
+    def timesteps(self, sigmas: Tensor) -> Tensor:
+        """Return the U-Net's timesteps of noise levels, of the same shape."""
+        times: Tensor = self._schedule.sigma_to_t(sigmas)
+        return times
+
     def sigma_range(self) -> tuple[float, float]:
         """Return the lowest and the highest noise level."""
         return float(self._schedule.sigma_min), float(self._schedule.sigma_max)

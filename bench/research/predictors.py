@@ -85,7 +85,7 @@ def predictors() -> dict[str, Predictor]:
 
 def predicted(predictor: Predictor, refreshes: Sequence[Evaluation], now: Evaluation) -> Tensor:
     """Return the feature that `predictor` expects of evaluation `now` after `refreshes`, oldest first."""
-    first, *later = [(refresh.feature, refresh.x, refresh.timesteps) for refresh in refreshes]
+    first, *later = [(refresh.feature.clone(), refresh.x, refresh.timesteps) for refresh in refreshes]
     kept = predictor.first(*first)
     for refresh in later:
         kept = predictor.after(kept, *refresh)
@@ -117,9 +117,10 @@ def errors(model: TinyModel, sampler: str, steps: int, pictures: int, guidance: 
             name: _reuse(model.unet, now, context, predicted(predictor, refreshes, now))
             for name, predictor in predictors().items()
         }
-        last = remembered(refreshes[-1].x, refreshes[-1].timesteps, refreshes[-1].eps, levels)
+        then, scales = refreshes[-1], levels.scales(now.timesteps)
         for name, share in ((DRAWN, SHARE), (DENOISED, 1.0)):
-            outputs[name] = drawn(outputs[RESPONSE], now.x, now.timesteps, last, levels, share)
+            last = remembered(then.x, levels.scales(then.timesteps), then.eps, share)
+            outputs[name] = drawn(outputs[RESPONSE], now.x, scales, last)
         uncond = outputs[LINE].chunk(2)[1]
         last_cond, last_uncond = refreshes[-1].eps.chunk(2)
         outputs[GUIDANCE] = torch.cat([uncond + last_cond - last_uncond, uncond])

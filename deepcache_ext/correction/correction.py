@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from deepcache_ext.correction.payback import Payback
-from deepcache_ext.features.denoised import NoiseLevels
 
 Better = Callable[[Tensor, Tensor], "Tensor | None"]
 """Takes the input and the timesteps of a reuse; returns what it should have returned, None if that is not known."""
@@ -22,11 +21,12 @@ Better = Callable[[Tensor, Tensor], "Tensor | None"]
 
 @dataclass(frozen=True, eq=False)
 class _Reuse:
-    """What a reuse was given and what it returned, all of shape (rows, ...)."""
+    """What a reuse was given, what it returned and what that counts for the sampler, all of shape (rows, ...)."""
 
     x: Tensor
     times: Tensor
     output: Tensor
+    counts: Tensor
 
 
 @dataclass(eq=False)
@@ -43,20 +43,17 @@ class _Evaluation:
 class Correction:
     """What is owed, by the rows of a call.
 
-    `paybacks` are those of the whole run, `levels` say what outputs mean, and `denoised` whether the sampler gets
-    denoised pictures. Rows that an evaluation was not made for, or that come together with others than before, owe
-    nothing any more: what they did is left as it is.
+    `paybacks` are those of the whole run. Rows that an evaluation was not made for, or that come together with others
+    than before, owe nothing any more: what they did is left as it is.
     """
 
-    def __init__(self, paybacks: Sequence[Payback], levels: NoiseLevels, *, denoised: bool) -> None:
+    def __init__(self, paybacks: Sequence[Payback]) -> None:
         self.corrected = 0
         """Reuses that were put right, by calls."""
         self.dropped = 0
         """Reuses that never will be, though evaluations came after them."""
         self._paybacks = paybacks
         self._memory = max(len(payback.earlier) for payback in paybacks)
-        self._levels = levels
-        self._denoised = denoised
         self._calls: dict[tuple[Hashable, ...], list[_Evaluation]] = {}
 
     @property
@@ -64,7 +61,7 @@ class Correction:
         """Memory that is held for what is owed, in bytes."""
         past = [one for of_call in self._calls.values() for one in of_call]
         reuses = [one.reuse for one in past if one.reuse is not None]
-        tensors = [one.error for one in past] + [kept for one in reuses for kept in (one.x, one.times, one.output)]
+        tensors = [one.error for one in past] + [of for one in reuses for of in (one.x, one.times, one.output)]
         return sum(tensor.nbytes for tensor in tensors if tensor is not None)
 
     def clear(self) -> None:
@@ -77,17 +74,23 @@ class Correction:
         past = self._calls.get(keys, [])
         return bool(past) and past[-1].index == index - 1 and any(one.reuse or one.error is not None for one in past)
 
-    def of_reuse(self, index: int, keys: tuple[Hashable, ...], x: Tensor, times: Tensor, output: Tensor) -> Tensor:
-        """Return the output to go on with of a reuse in evaluation `index`; all of shape (rows, ...)."""
+    def of_reuse(
+        self, index: int, keys: tuple[Hashable, ...], x: Tensor, times: Tensor, output: Tensor, counts: Tensor
+    ) -> Tensor:
+        """Return the output to go on with of a reuse in evaluation `index`.
+
+        `x` and `output` are of shape (rows, channels, height, width), `times` of shape (rows,) and `counts`, what the
+        output counts in what the sampler gets, of shape (rows, 1, 1, 1).
+        """
         if index >= len(self._paybacks):
             return output
         past = self._past(index, keys)
-        returned, error = self._paid(index, past, None, times, output)
-        reuse = _Reuse(x.clone(), times.clone(), returned)
+        returned, error = self._paid(index, past, None, output, counts)
+        reuse = _Reuse(x.clone(), times.clone(), returned, counts)
         self._note(keys, [*past, _Evaluation(index, error, reuse)])
         return returned
 
-    def of_full(self, index: int, keys: tuple[Hashable, ...], times: Tensor, output: Tensor, better: Better) -> Tensor:
+    def of_full(self, index: int, keys: tuple[Hashable, ...], output: Tensor, counts: Tensor, better: Better) -> Tensor:
         """Return the output to go on with of an evaluation in full; the reuses before it are put right by `better`."""
         if index >= len(self._paybacks):
             return output
@@ -99,7 +102,7 @@ class Correction:
             self.dropped += missed is None
             one.error = one.error if missed is None else missed
             deviation = self._after(one.index, past[: place + 1], deviation)
-        returned, error = self._paid(index, past, deviation, times, output)
+        returned, error = self._paid(index, past, deviation, output, counts)
         self._note(keys, [*past, _Evaluation(index, error)])
         return returned
 
@@ -120,7 +123,7 @@ class Correction:
         should = None if reuse is None else better(reuse.x, reuse.times)
         if reuse is None or should is None:
             return None
-        return (should.float() - reuse.output.float()) * self._of_output(reuse.times)
+        return (should.float() - reuse.output.float()) * reuse.counts
 
     def _after(self, index: int, past: Sequence[_Evaluation], deviation: Tensor | None) -> Tensor | None:
         """Return the deviation of the input after evaluation `index`, the last of `past`, from that of its own."""
@@ -129,7 +132,7 @@ class Correction:
         return _plus(kept, past, (payback.own, *payback.earlier))
 
     def _paid(
-        self, index: int, past: Sequence[_Evaluation], deviation: Tensor | None, times: Tensor, output: Tensor
+        self, index: int, past: Sequence[_Evaluation], deviation: Tensor | None, output: Tensor, counts: Tensor
     ) -> tuple[Tensor, Tensor | None]:
         """Return an output with what it pays back, and the error that it is by that."""
         payback = self._paybacks[index]
@@ -137,10 +140,7 @@ class Correction:
         owed = _plus(owed, past, payback.of_errors)
         if owed is None:
             return output, None
-        return torch.addcdiv(output.float(), owed, self._of_output(times)).to(output.dtype), -owed
-
-    def _of_output(self, times: Tensor) -> Tensor:
-        return self._levels.of_output(times, denoised=self._denoised).view(-1, 1, 1, 1)
+        return torch.addcdiv(output.float(), owed, counts).to(output.dtype), -owed
 
 
 def _first_reuse(past: Sequence[_Evaluation]) -> int:

@@ -12,7 +12,7 @@ sigma = s / alpha, which is what every checkpoint of the SD1, SD2 and SDXL famil
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -23,10 +23,29 @@ SHARE = 0.35
 """How far an output on a forecast feature is drawn towards the one that keeps x0; see docs/closeness.md."""
 SHARE_OF_HELD = 0.5
 """How far one on a held feature is."""
+FINENESS = 64
+"""Into how many parts a timestep is divided where scales are looked up; sigma is then right to 0.6 percent."""
 HIGHEST_SIGMA = 100.0
 """Above it, at the start of a zero-terminal-SNR run, an output for "eps" says nothing about x0."""
 
 Prediction = Literal["eps", "v"]
+
+
+class Scales(NamedTuple):
+    """What inputs and outputs at some timesteps count, each of shape (rows, 1, 1, 1).
+
+    The denoised picture is `of_input` times the input plus `of_output` times the output; the output that leads to one
+    is `to_output` times it plus `back` times the input.
+    """
+
+    of_input: Tensor
+    of_output: Tensor
+    to_output: Tensor
+    back: Tensor
+    of_noise: Tensor
+    """What an output counts in the noise that a sampler gets."""
+    telling: Tensor
+    """1 where sigma is at most `HIGHEST_SIGMA`, else 0."""
 
 
 @dataclass(frozen=True)
@@ -49,71 +68,61 @@ class NoiseLevels:
 
     def sigma(self, times: Tensor) -> Tensor:
         """Return sigma at `times`, of shape (rows,) and on their device; log sigma is a line between two timesteps."""
-        return self._at(times)[0]
+        logs = self._log_sigmas().to(times.device)
+        times = times.double().clamp(0, len(logs) - 1)
+        below = times.long()
+        return torch.lerp(logs[below], logs[(below + 1).clamp(max=len(logs) - 1)], times.frac()).exp().float()
 
-    def of_output(self, times: Tensor, *, denoised: bool) -> Tensor:
-        """Return how much an output at `times` counts in what the sampler gets, of shape (rows,).
+    def scales(self, times: Tensor) -> Scales:
+        """Return what inputs and outputs count at `times`, of shape (rows,), to a `FINENESS`th of a timestep.
 
-        That is the denoised picture, at the scale of x0, or the predicted noise.
+        Looked up, since on a graphics card every operation costs a launch.
         """
-        sigma, root, _ = self._at(times)
-        if denoised:
-            return -sigma if self.prediction == "eps" else -sigma / root
-        return torch.ones_like(sigma) if self.prediction == "eps" else 1 / root
+        table = self._table_on(times.device)
+        found = table[(times.float() * FINENESS).clamp_(0, len(table) - 1).long()]
+        return Scales(*found.view(-1, len(Scales._fields), 1, 1, 1).unbind(1))
 
-    def _at(self, times: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return sigma and 1 / alpha at `times`, and 1 where an output there says something about x0, else 0."""
-        times = times.float().clamp(0, len(self.alphas_cumprod) - 1)
-        logs, slopes, telling, one = self._table_on(times.device)[times.long()].unbind(1)
-        sigma = torch.addcmul(logs, slopes, times.frac()).exp()
-        return sigma, torch.addcmul(one, sigma, sigma).sqrt(), telling
+    def _log_sigmas(self) -> Tensor:
+        left = self.alphas_cumprod.detach().double().clamp(1e-12, 1 - 1e-6)
+        return ((1 - left) / left).log() / 2
 
     def _table_on(self, device: torch.device) -> Tensor:
-        """Return of each timestep log sigma, how much more the next is, whether both tell anything of x0, and 1."""
+        """Return the scales of every `FINENESS`th timestep, of shape (timesteps * FINENESS, scales)."""
         if device not in self._tables:
-            left = self.alphas_cumprod.detach().float().clamp(1e-12, 1 - 1e-6)
-            logs = ((1 - left) / left).log() / 2
-            following = torch.cat([logs[1:], logs[-1:]])
-            telling = (torch.maximum(logs, following).exp() <= HIGHEST_SIGMA).float()
-            self._tables[device] = torch.stack([logs, following - logs, telling, torch.ones_like(logs)], dim=1).to(
-                device
-            )
+            times = torch.arange((len(self.alphas_cumprod) - 1) * FINENESS + 1, device=self.alphas_cumprod.device)
+            sigma = self.sigma(times.double() / FINENESS).double()
+            root, one = (1 + sigma**2).sqrt(), torch.ones_like(sigma)  # root is 1 / alpha
+            v = self.prediction == "v"
+            of_input, of_output = (1 / root, -sigma / root) if v else (root, -sigma)
+            of_noise, telling = 1 / root if v else one, (sigma <= HIGHEST_SIGMA).double()
+            columns = of_input, of_output, 1 / of_output, -of_input / of_output, of_noise, telling
+            self._tables[device] = torch.stack(columns, dim=1).float().to(device)
         return self._tables[device]
 
 
 Memory = dict[str, Tensor]
 """What is remembered of a U-Net call in which the whole U-Net ran: tensors of shape (rows, ...).
 
-"x0" is the denoised picture in single precision, "telling" 1 where its sigma was at most `HIGHEST_SIGMA`, else 0.
+"x0" is the denoised picture in single precision, "share" how far reuses are drawn to it.
 """
 
 
-def remembered(x: Tensor, times: Tensor, output: Tensor, levels: NoiseLevels) -> Memory:
-    """Return what to remember of a full call: its input, timesteps and output, of shape (rows, ...)."""
-    of_rows = levels._at(times)
-    sigma, root, _ = (value.view(-1, 1, 1, 1) for value in of_rows)
-    latent, output = _latent(x, output), output.float()
-    if levels.prediction == "v":
-        x0 = torch.addcmul(latent, output, sigma, value=-1) / root
-    else:
-        x0 = torch.addcmul(latent * root, output, sigma, value=-1)
-    return {"x0": x0, "telling": of_rows[2]}
+def remembered(x: Tensor, scales: Scales, output: Tensor, share: float) -> Memory:
+    """Return what to remember of a full call: its input and output, of shape (rows, ...)."""
+    return {
+        "x0": torch.addcmul(_latent(x, output) * scales.of_input, output.float(), scales.of_output),
+        "share": scales.telling * share,
+    }
 
 
-def drawn(output: Tensor, x: Tensor, times: Tensor, last: Memory, levels: NoiseLevels, share: float) -> Tensor:
-    """Return a reuse's `output` at `x` and `times`, drawn by `share` towards the one that keeps the x0 of `last`.
+def drawn(output: Tensor, x: Tensor, scales: Scales, last: Memory) -> Tensor:
+    """Return a reuse's `output` at `x`, drawn towards the one that keeps the x0 of `last`.
 
     Rows whose last sigma was above `HIGHEST_SIGMA` stay as they are. What `x` has beyond the output's channels, masks
     and images, is not looked at.
     """
-    sigma, root, _ = (value.view(-1, 1, 1, 1) for value in levels._at(times))
-    latent = _latent(x, output)
-    if levels.prediction == "v":
-        keeping = torch.addcmul(latent, last["x0"], root, value=-1) / sigma
-    else:
-        keeping = (latent * root - last["x0"]) / sigma
-    shares = (share * last["telling"]).view(-1, 1, 1, 1)
-    return torch.lerp(output.float(), keeping, shares).to(output.dtype)
+    keeping = torch.addcmul(_latent(x, output) * scales.back, last["x0"], scales.to_output)
+    return torch.lerp(output.float(), keeping, last["share"]).to(output.dtype)
 
 
 def _latent(x: Tensor, output: Tensor) -> Tensor:

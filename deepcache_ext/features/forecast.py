@@ -15,6 +15,7 @@ operation costs a launch, whatever its size; but nothing is summed over more tha
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
@@ -31,8 +32,8 @@ SAMPLE = 4
 """The line's trust looks at one in this many rows and columns of a feature."""
 PATCH = 3
 """Width and height of the convolution."""
-ITERATIONS = 3
-"""Of conjugate gradients, with which the fit is as good as the exact one and needs nothing but products."""
+ITERATIONS = 2
+"""Of conjugate gradients, with which the pictures are as close as with the exact fit; they need products alone."""
 RIDGE = 0.01
 """What the fit adds to its diagonal, in means of that diagonal."""
 TINY = 1e-30
@@ -62,7 +63,7 @@ class Predictor(Protocol):
         """Return what to keep of a refresh of rows of which nothing fitting was kept before."""
 
     def after(self, last: Kept, feature: Tensor, x: Tensor, times: Tensor) -> Kept:
-        """Return what to keep of a refresh of rows of which `last` was kept."""
+        """Return what to keep of a refresh of rows of which `last` was kept, in whose memory it may be."""
 
     def expected(self, kept: Kept, x: Tensor, times: Tensor) -> Tensor:
         """Return the feature to expect at `x` and `times`: a new tensor, or the kept feature itself."""
@@ -109,10 +110,11 @@ class Line:
     def _after(self, last: Kept, now: Kept) -> tuple[Kept, Tensor | None]:
         """Complete what `first` keeps of a refresh, and return it with how far the line should have gone to it.
 
-        That is of shape (rows,), and None where there was no line yet.
+        That is of shape (rows,), and None where there was no line yet. What is as large as a feature is worked out in
+        the place of the one before.
         """
         run, way = now["time"] - last["time"], None
-        now["change"] = now["feature"] - last["feature"]
+        now["change"] = torch.sub(now["feature"], last["feature"], out=last["feature"])
         if "change" in last:
             way = (run / last["run"]).clamp_(0, FARTHEST)
             now["trust"] = _trust(last["change"], now["change"], way)
@@ -150,31 +152,32 @@ class LineAndResponse(Line):
     def _after(self, last: Kept, now: Kept) -> tuple[Kept, Tensor | None]:
         now, way = super()._after(last, now)
         now["x change"] = moved = now["x"] - last["x"]
-        missed = now["change"]  # as large as the feature, so in single precision for the product only
+        missed = now["change"]
         if way is not None:
             missed, moved = (
-                torch.addcmul(change, last[name], _of_pixels(way.to(change.dtype)), value=-1)
+                torch.addcmul(change, last[name], _of_pixels(way.to(change.dtype)), value=-1, out=last[name])
                 for change, name in ((missed, "change"), (moved, "x change"))
             )
         with _own_precision(missed.device):
-            patches = _patches(moved, missed)
-            products, answers = patches @ patches.mT, patches @ missed.flatten(2).float().mT
+            scale = math.prod(missed.shape[2:]) ** -0.5  # sums over a feature are more than half precision can hold
+            patches = _patches(moved * scale, missed)
+            products, answers = patches @ patches.mT, (missed.flatten(2) @ patches.to(missed.dtype).mT).float()
             if "response" in last:
-                response = last["response"].float()
-                pair = torch.stack([response @ products, answers.mT], dim=1) * response[:, None]
-                now["response trust"] = _factor(pair.sum((2, 3)))
+                response = last["response"]
+                pair = torch.stack([response @ products, answers], dim=1)
+                trust = _factor(_dot(response, pair))
             else:
-                now["response trust"] = torch.ones_like(now["trust"])
-            now["response"] = _fit(products, answers).to(now["feature"].dtype)
+                trust = torch.ones_like(now["trust"])
+            now["response"] = _fit(products, answers)
+            now["trusted response"] = (now["response"] * (trust * scale).view(-1, 1, 1)).to(missed.dtype)
         return now, way
 
     def _along(self, kept: Kept, x: Tensor, way: Tensor) -> Tensor:
         found = super()._along(kept, x, way)
         moved = torch.addcmul(x.float() - kept["x"], kept["x change"], _of_pixels(way), value=-1)
-        response = kept["response"] * kept["response trust"].to(found.dtype).view(-1, 1, 1)
         with _own_precision(found.device):
             patches = _patches(moved, found).to(found.dtype)
-            return torch.baddbmm(found.flatten(2), response, patches).view_as(found)
+            return found.flatten(2).baddbmm_(kept["trusted response"], patches).view_as(found)
 
 
 def reach(times: Tensor, last: Tensor, run: Tensor) -> Tensor:
@@ -196,9 +199,11 @@ def _of_pixels(of_rows: Tensor) -> Tensor:
 
 def _trust(before: Tensor, now: Tensor, way: Tensor) -> Tensor:
     """Return the factors by which the change `before`, times `way`, would have come closest to the change `now`."""
-    pair = torch.stack([change[..., ::SAMPLE, ::SAMPLE] for change in (before, now)], dim=1).float()
-    pair[:, 0].mul_(_of_pixels(way))
-    return _factor((pair * pair[:, :1]).sum((2, 3, 4)))
+    then, found = (change[..., ::SAMPLE, ::SAMPLE] for change in (before, now))
+    pair = then.new_empty((len(then), 2, *then.shape[1:]), dtype=torch.float32)
+    torch.mul(then, _of_pixels(way), out=pair[:, 0])
+    pair[:, 1] = found
+    return _factor(_dot(pair[:, 0], pair))
 
 
 def _factor(products: Tensor) -> Tensor:
@@ -243,24 +248,24 @@ def _patches(x: Tensor, feature: Tensor) -> Tensor:
 def _fit(products: Tensor, answers: Tensor) -> Tensor:
     """Return the matrices R for which R @ inputs comes closest to outputs, in least squares with a ridge.
 
-    `products` are the inputs' with themselves, to which the ridge is added in place, and `answers` those with the
-    outputs.
+    `products` are the inputs' with themselves, to which the ridge is added in place, and `answers` the outputs' with
+    the inputs, of R's shape.
     """
     diagonal = products.diagonal(dim1=1, dim2=2)
     diagonal.add_(diagonal.mean(1, keepdim=True), alpha=RIDGE)
     found = rest = direction = answers
-    length = _dot(rest, rest)
+    length = _dot(rest, rest[:, None])
     for number in range(ITERATIONS):
-        change = products @ direction
-        step = length / _dot(direction, change).add_(TINY)
+        change = direction @ products
+        step = (length / _dot(direction, change[:, None]).add_(TINY))[..., None]
         found = torch.addcmul(found, direction, step) if number else direction * step
         if number < ITERATIONS - 1:
             rest = torch.addcmul(rest, change, step, value=-1)
-            previous, length = length, _dot(rest, rest)
-            direction = torch.addcmul(rest, direction, length / previous.add_(TINY))
-    return found.mT
+            previous, length = length, _dot(rest, rest[:, None])
+            direction = torch.addcmul(rest, direction, (length / previous.add_(TINY))[..., None])
+    return found
 
 
-def _dot(one: Tensor, other: Tensor) -> Tensor:
-    """Return the sum of products over each row, of shape (rows, 1, 1)."""
-    return one.flatten(1)[:, None] @ other.flatten(1)[..., None]
+def _dot(one: Tensor, others: Tensor) -> Tensor:
+    """Return the sums of products of `one`, of shape (rows, ...), with each of `others`: (rows, others)."""
+    return (one.flatten(1)[:, None] @ others.flatten(2).mT)[:, 0]

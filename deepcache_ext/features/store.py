@@ -8,14 +8,14 @@ The same rows again are served from the batch as it is; other rows are put toget
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor
 
-from deepcache_ext.features.denoised import Memory, NoiseLevels, drawn, remembered
+from deepcache_ext.features.denoised import Memory, NoiseLevels, Scales, drawn, remembered
 from deepcache_ext.features.forecast import Held, Kept, Predictor
 
 T = TypeVar("T")
@@ -43,6 +43,13 @@ class Call:
     """Timesteps, of shape (rows,), on the same device; 0 where the call has none for each row."""
     timed: bool = True
     """Whether it has."""
+    _scales: list[Scales] = field(default_factory=list, init=False, repr=False)
+
+    def scales(self, levels: NoiseLevels) -> Scales:
+        """Return what the call's inputs and outputs count by the `levels` that it is first asked with."""
+        if not self._scales:
+            self._scales.append(levels.scales(self.times))
+        return self._scales[0]
 
     @cached_property
     def signature(self) -> Signature:
@@ -208,7 +215,7 @@ class RowStore:
         places = [self._places[key] for key in call.keys]
         if any(OUTPUT not in of.kept for of, _ in places):
             return output
-        return drawn(output, call.x, call.times, _joined(places, OUTPUT), self._levels, self._predictor.share)
+        return drawn(output, call.x, call.scales(self._levels), _joined(places, OUTPUT))
 
     def _whole(self, keys: Sequence[Hashable]) -> _Batch | None:
         """Return the batch that has just these rows, in that order, if there is one."""
@@ -240,7 +247,7 @@ class RowStore:
     def _memory(self, call: Call, output: object) -> Memory | None:
         if self._levels is None or not can_draw(output, call):
             return None
-        return remembered(call.x, call.times, output.detach(), self._levels)
+        return remembered(call.x, call.scales(self._levels), output.detach(), self._predictor.share)
 
     def _current(self) -> dict[Hashable, _Place]:
         return {key: place for key, place in self._places.items() if place[0].generation == self._generation}

@@ -80,15 +80,20 @@ class RefreshView(View):
     def __init__(self, unet: nn.Module, depth: int, repeated: Repeated) -> None:
         super().__init__(repeated)
         outputs = blocks(unet)[2]
-        self._tap = Tap(outputs[len(outputs) - depth - 1], after=self._on_output)
+        self._block = outputs[len(outputs) - depth - 1]
+        self._tap: Tap | None = None
+        """There while the view is in place: it holds the view, and together they would outlive their call."""
 
     def enter(self) -> None:
+        self._tap = Tap(self._block, after=self._on_output)
         self._tap.enter()
         super().enter()
 
     def exit(self) -> None:
         super().exit()
-        self._tap.exit()
+        if self._tap is not None:
+            self._tap.exit()
+        self._tap = None
 
     def _on_output(self, feature: Tensor) -> None:
         self._keep(len(self.kept), feature)

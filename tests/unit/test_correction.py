@@ -7,7 +7,6 @@ from bench.parts.diffusers_samplers import DIFFUSERS_SAMPLERS
 from deepcache_ext import SamplingPass, Settings
 from deepcache_ext.correction.correction import Correction
 from deepcache_ext.correction.payback import Payback, paybacks
-from deepcache_ext.features.denoised import NoiseLevels
 from deepcache_ext.features.forecast import Line
 from demo.k_diffusion_parts import sampling
 from demo.samplers import SAMPLERS, Sampler
@@ -206,18 +205,18 @@ def test_paybacks_are_those_of_the_formula(model):
         assert one.earlier == pytest.approx([float((kept - 1) * ratio)], rel=1e-5)
 
 
-LEVELS = NoiseLevels(torch.linspace(0.999, 0.01, 1000))
 ONE = Payback(kept=0.5, own=0.5, earlier=())
 
 
 def test_a_refresh_returns_what_makes_up_for_the_reuses_before_it():
-    correction, keys, times = Correction([ONE] * 4, LEVELS, denoised=False), ("a", "b"), torch.tensor([400.0, 300.0])
+    correction, keys = Correction([ONE] * 4), ("a", "b")
+    times, counts = torch.tensor([400.0, 300.0]), torch.ones(2, 1, 1, 1)
     x = torch.zeros(2, 4, 8, 8)
-    correction.of_full(0, keys, times, x, lambda _x, _t: None)
-    assert correction.of_reuse(1, keys, x, times, x + 1).equal(x + 1)
+    correction.of_full(0, keys, x, counts, lambda _x, _t: None)
+    assert correction.of_reuse(1, keys, x, times, x + 1, counts).equal(x + 1)
     assert correction.owes(2, keys)
     assert not correction.owes(2, ("b", "a"))
-    made = correction.of_full(2, keys, times, x, lambda _x, _t: x + 3)
+    made = correction.of_full(2, keys, x, counts, lambda _x, _t: x + 3)
     assert made.allclose(x + 1)  # 2 was missed, half of which is in x, half of which is still there after the next step
     assert (correction.corrected, correction.dropped) == (1, 0)
     assert correction.nbytes == 0  # no later step looks back
@@ -225,24 +224,25 @@ def test_a_refresh_returns_what_makes_up_for_the_reuses_before_it():
 
 @pytest.mark.parametrize("why", ["other rows", "left out", "cleared", "nothing better"])
 def test_what_can_not_be_put_right_is_left_as_it_is_and_counted(why):
-    correction, keys, times = Correction([ONE] * 4, LEVELS, denoised=True), ("a", "b"), torch.tensor([400.0, 300.0])
+    correction, keys = Correction([ONE] * 4), ("a", "b")
+    times, counts = torch.tensor([400.0, 300.0]), torch.ones(2, 1, 1, 1)
     x = torch.zeros(2, 4, 8, 8)
-    correction.of_reuse(0, keys, x, times, x + 1)
+    correction.of_reuse(0, keys, x, times, x + 1, counts)
     if why == "cleared":
         correction.clear()
     index, rows = 1 + (why == "left out"), ("a", "c") if why == "other rows" else keys
     better = None if why == "nothing better" else x + 3
-    assert correction.of_full(index, rows, times, x, lambda _x, _t: better).equal(x)
+    assert correction.of_full(index, rows, x, counts, lambda _x, _t: better).equal(x)
     correction.clear()
     assert (correction.corrected, correction.dropped) == (0, 1)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_outputs_keep_their_precision(dtype):
-    correction, times = Correction([ONE] * 4, LEVELS, denoised=True), torch.tensor([400.0])
+    correction, times, counts = Correction([ONE] * 4), torch.tensor([400.0]), torch.ones(1, 1, 1, 1)
     x = torch.zeros(1, 4, 8, 8, dtype=dtype)
-    correction.of_reuse(0, ("a",), x, times, x + 1)
-    assert correction.of_full(1, ("a",), times, x, lambda _x, _t: x + 3).dtype == dtype
+    correction.of_reuse(0, ("a",), x, times, x + 1, counts)
+    assert correction.of_full(1, ("a",), x, counts, lambda _x, _t: x + 3).dtype == dtype
 
 
 def run_of(model, settings, hooked=None, total=STEPS, **options):

@@ -42,6 +42,23 @@ def test_sigma_is_that_of_the_host(model):
 def test_timesteps_beyond_the_model_are_its_outermost():
     levels = NoiseLevels(ALPHAS)
     assert torch.equal(levels.sigma(torch.tensor([-5, 1200])), levels.sigma(torch.tensor([0, 999])))
+    assert torch.equal(levels.scales(torch.tensor([-5, 1200])).of_input, levels.scales(torch.tensor([0, 999])).of_input)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.int64])
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_scales_are_those_of_the_definitions_at_every_precision_of_the_timesteps(prediction, dtype):
+    levels, times = NoiseLevels(ALPHAS, prediction), torch.tensor([0, 1, 500, 999]).to(dtype)
+    x, output, scales = noise(4, 4, 8, 8, seed=3), noise(4, 4, 8, 8, seed=4), levels.scales(times)
+    found = x * scales.of_input + output * scales.of_output
+    for row, time in enumerate(times.long().clamp(max=999).tolist()):
+        assert torch.allclose(found[row], denoised(x[row], output[row], time, prediction), rtol=1e-3, atol=1e-3)
+    assert torch.allclose(found * scales.to_output + x * scales.back, output, rtol=1e-3, atol=0.02)
+
+
+def test_between_timesteps_scales_are_off_by_less_than_a_part_of_one():
+    levels, times = NoiseLevels(ALPHAS), torch.linspace(0, 999, 997)
+    assert torch.allclose(-levels.scales(times).of_output.flatten(), levels.sigma(times), rtol=6e-3)
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
@@ -49,8 +66,8 @@ def test_timesteps_beyond_the_model_are_its_outermost():
 def test_drawn_all_the_way_it_leads_to_the_last_denoised_picture(prediction, channels):
     last_x, last_times, last_output = full_call(700, channels=channels)
     x, output, levels = noise(2, channels, 8, 8, seed=5), noise(2, 4, 8, 8, seed=6), NoiseLevels(ALPHAS, prediction)
-    last = remembered(last_x, last_times, last_output, levels)
-    found = drawn(output, x, torch.full((2,), 400), last, levels, 1.0)
+    last = remembered(last_x, levels.scales(last_times), last_output, 1.0)
+    found = drawn(output, x, levels.scales(torch.full((2,), 400)), last)
     then = denoised(last_x[:, :4], last_output, 700, prediction)
     assert torch.allclose(denoised(x[:, :4], found, 400, prediction), then, atol=1e-3)
 
@@ -58,10 +75,12 @@ def test_drawn_all_the_way_it_leads_to_the_last_denoised_picture(prediction, cha
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 def test_drawn_half_the_way_it_is_the_mean(prediction, dtype):
-    levels, times = NoiseLevels(ALPHAS, prediction), torch.full((2,), 400)
-    last = remembered(*full_call(700), levels)
+    levels = NoiseLevels(ALPHAS, prediction)
+    now, (then, times, before) = levels.scales(torch.full((2,), 400)), full_call(700)
     x, output = noise(2, 4, 8, 8, seed=5), noise(2, 4, 8, 8, seed=6).to(dtype)
-    none, half, all_ = (drawn(output, x, times, last, levels, share) for share in (0.0, 0.5, 1.0))
+    none, half, all_ = (
+        drawn(output, x, now, remembered(then, levels.scales(times), before, share)) for share in (0.0, 0.5, 1.0)
+    )
     assert none.dtype == half.dtype == dtype
     assert torch.equal(none, output)
     assert torch.allclose(half.float(), (output.float() + all_.float()) / 2, atol=0.01)
@@ -71,9 +90,10 @@ def test_noise_alone_says_nothing_about_the_denoised_picture():
     alphas = ALPHAS.clone()
     alphas[999] = 1 / (1 + (2 * HIGHEST_SIGMA) ** 2)
     levels = NoiseLevels(alphas)
-    last = remembered(noise(2, 4, 8, 8), torch.tensor([999, 700]), noise(2, 4, 8, 8, seed=1), levels)
+    then, now = levels.scales(torch.tensor([999, 700])), levels.scales(torch.full((2,), 600))
+    last = remembered(noise(2, 4, 8, 8), then, noise(2, 4, 8, 8, seed=1), 0.5)
     output = noise(2, 4, 8, 8, seed=6)
-    found = drawn(output, noise(2, 4, 8, 8, seed=5), torch.full((2,), 600), last, levels, 0.5)
+    found = drawn(output, noise(2, 4, 8, 8, seed=5), now, last)
     assert torch.equal(found[0], output[0])
     assert not torch.equal(found[1], output[1])
 
@@ -98,7 +118,8 @@ def test_each_row_is_drawn_to_its_own_refresh(predictor, share):
         last_x, last_times, last_output = (of_call[rows.start : rows.stop] for of_call in last)
         store.keep(Call(rows, last_x, last_times), {0: torch.zeros(len(rows), 1, 8, 8)}, last_output)
     x, output, times = noise(3, 4, 8, 8, seed=5), noise(3, 4, 8, 8, seed=6), torch.full((3,), 400)
-    expected = drawn(output, x, times, remembered(*last, levels), levels, share)
+    then = remembered(last[0], levels.scales(last[1]), last[2], share)
+    expected = drawn(output, x, levels.scales(times), then)
     assert torch.equal(store.drawn(Call(range(3), x, times), output), expected)
 
 

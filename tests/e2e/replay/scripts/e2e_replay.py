@@ -24,7 +24,7 @@ def replay(on: bool = True):
 
 
 def run_deep_part(part, h, *args, **kwargs):
-    feature = part._view.take(len(h))
+    feature = part._stand_ins.view.take(len(h))
     if feature is None:
         return ours["deep part"](part, h, *args, **kwargs)
     cat = importlib.import_module("modules.sd_hijack_unet").th.cat  # as the host does, of any two sizes
@@ -43,7 +43,7 @@ def run_block(stand_in, h, *args, **kwargs):
     if stand_in._starts:
         view.start_walk(h)
     computed = stand_in.block(h, *args, **kwargs)
-    return view._feature if view.has_feature and stand_in._position == view._last else computed
+    return view._feature if view.has_feature and stand_in._position == view._stand_ins.last else computed
 
 
 def go_through_block(stand_in):
@@ -52,7 +52,7 @@ def go_through_block(stand_in):
     if stand_in._starts:
         yield views._Layer(stand_in._begin)
     yield from views.layers(stand_in.block)
-    if view.has_feature and stand_in._position == view._last:
+    if view.has_feature and stand_in._position == view._stand_ins.last:
         yield views._Layer(lambda _h: view._feature)
 
 
