@@ -72,7 +72,9 @@ def test_whatever_makes_up_an_evaluation_is_put_right(webui, maker, what):
     assert maker.counts() == [("txt2img", 4, 6)]
 
 
-def test_rows_that_come_and_go_are_left_as_they_are_and_counted(maker):
+def test_rows_that_come_and_go_are_left_as_they_are_and_counted(webui, maker):
+    if webui.name == "Forge Classic":
+        pytest.skip("Forge Classic leaves the unconds out from one evaluation on, and never has them again")
     options = {"s_min_uncond": 4.0, "sd_model_checkpoint": maker.model("SD1")}
     maker.make(cache=LIST, **TEN, override_settings=options)
     ((put_right, never),) = corrected(maker)

@@ -16,8 +16,8 @@ NOISY = (
     "DPM++ SDE Karras", "Restart",
 )  # fmt: skip
 EXACT = 1e-5
-"""How far the weights may be from what the function makes of random numbers, as a part of the largest; in single
-precision, in which the host runs its samplers, and ten times as far in 150 steps, over which rounding adds up."""
+"""How far the weights may be from what the function makes of random numbers in 15 steps, as a part of the largest; in
+single precision, in which the host runs its samplers, and farther in more steps, over which rounding adds up."""
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,12 @@ def test_every_sampler_makes_the_evaluations_that_it_answers(found):
 def test_the_weights_are_the_functions_own(found):
     linear = [run for run in found if "error" in run]
     assert {run["name"] for run in linear} >= {"Euler", "DPM++ 2M", "Heun", "LMS", "DDIM", "Euler a"}
-    assert [run for run in linear if not run["error"] <= EXACT * (1 if run["steps"] <= 30 else 10)] == []
+    far: dict[tuple[str, int], float] = {}
+    for run in linear:
+        case = run["name"], run["steps"]
+        far[case] = max(run["error"], far.get(case, 0.0))
+    print({case: f"{error:.1e}" for case, error in far.items() if error > EXACT / 10})
+    assert {case: error for case, error in far.items() if not error <= EXACT * max(1, case[1] / 15)} == {}
 
 
 def test_a_dry_run_leaves_no_trace(found):
