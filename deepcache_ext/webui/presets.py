@@ -33,7 +33,7 @@ PRESETS: dict[str, Mapping[Family, Mapping[str, Any]]] = {
 NAMES = (*PRESETS, CUSTOM)
 
 NO_CLOSER: Mapping[str, frozenset[str]] = {
-    "DPM++ 2M": frozenset({BALANCED}),
+    "DPM++ 2M": frozenset({BALANCED, "Fast"}),
     "DPM++ 2M SDE": frozenset({"Quality", BALANCED, "Fast"}),
     "DPM++ 3M SDE": frozenset({"Quality", BALANCED}),
     "LMS": frozenset({"Quality", BALANCED}),
