@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,6 +23,8 @@ from bench.parts.report import row, table
 from bench.parts.walk import Walk
 from deepcache_ext import NoiseLevels, SamplerKind, SamplingPass, Settings
 from deepcache_ext.features.forecast import Held, Line, LineAndResponse, Predictor
+from demo.samplers import SAMPLERS
+from demo.tiny_model import TinyModel
 
 NETWORK = "SD1.5"
 ROWS = (2, 8, 16, 32)
@@ -63,6 +65,8 @@ class Case:
     predictor: Predictor
     depth: int
     noisy: bool = False
+    corrected: str = ""
+    """The sampler whose reuses are put right."""
 
 
 CASES = (
@@ -70,6 +74,9 @@ CASES = (
     *(Case("line", Line(), depth) for depth in (0, 1)),
     *(Case("line and response", LineAndResponse(), depth) for depth in (0, 1)),
     Case("line and response, drawn", LineAndResponse(), 1, noisy=True),
+    Case("line, corrected (Euler)", Line(), 0, corrected="Euler"),
+    Case("line, corrected (DPM++ 2M)", Line(), 0, corrected="DPM++ 2M"),
+    Case("line and response, drawn, corrected (Euler a)", LineAndResponse(), 0, noisy=True, corrected="Euler a"),
 )
 
 
@@ -93,10 +100,17 @@ class Counted:
         untouched = self._counted(lambda: self.unet(**inputs))
         settings = Settings(schedule="list", steps=tuple(range(0, EVALUATIONS, 2)), depth=case.depth)
         kind = SamplerKind(noisy=case.noisy)
-        with SamplingPass(self.unet, settings, sampler=kind, levels=LEVELS, predictor=case.predictor) as run:
+        options: dict[str, Any] = {"levels": LEVELS, "predictor": case.predictor}
+        if case.corrected:
+            model = TinyModel()
+            options |= {"run": SAMPLERS[case.corrected].ask(model, EVALUATIONS), "levels": model.levels}
+            kind = replace(kind, pays_back=True)
+        with SamplingPass(self.unet, settings, sampler=kind, **options) as run:
             counts = [self._evaluation(run, rows, number) for number in range(EVALUATIONS)]
         if run.statistics.reused != EVALUATIONS // 2 or run.statistics.error:
             raise RuntimeError(f"every second evaluation was to reuse; {run.statistics}")
+        if bool(case.corrected) != bool(run.statistics.corrected):
+            raise RuntimeError(f"reuses were to be put right with a sampler's run alone; {run.statistics}")
         return counts[-2] - untouched, counts[-1] - self._outer(case.depth, rows)
 
     def _evaluation(self, run: SamplingPass, rows: int, number: int) -> Counter[str]:

@@ -55,7 +55,7 @@ def nearest(evaluations: Mapping[int, int], spent: float) -> int:
 
 def _ways(settings: Settings, sampler: SamplerKind) -> Iterator[tuple[Rule, int, str]]:
     """Yield how else full evaluations can be spread, at which depth, and whether features are forecast."""
-    own, depth = rule_for(sampler), sampler.depth(settings)
+    own, depth = rule_for(sampler, settings), sampler.depth(settings)
     yield _HALFWAY, depth, "on"
     yield _TO_THE_END, depth, "on"
     depths = [other for other in (0, 1, 2) if other != depth and (other or not sampler.noisy)]

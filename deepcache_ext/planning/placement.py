@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepcache_ext.planning.sampler_kind import SamplerKind
+from deepcache_ext.planning.settings import Settings
 
 Gaps = NDArray[np.float64]
 
@@ -59,17 +60,18 @@ class Rule:
         return replace(self, longest=longest)
 
 
-def rule_for(sampler: SamplerKind) -> Rule:
-    """Return how full evaluations are spread for a sampler of this kind.
+def rule_for(sampler: SamplerKind, settings: Settings) -> Rule:
+    """Return how full evaluations are spread for a sampler of this kind by these settings.
 
     Gaps that grow follow what the picture shows, which early evaluations decide. A sampler that extrapolates from its
     last outputs enlarges the error of one that differs from the next in kind, so there gaps are even. Where reuses are
     put right afterwards, late ones count for more than early ones do by then, and gaps grow less; even ones begin after
     a first line, without which a reuse may lead to another picture. See docs/closeness.md.
     """
+    corrected = sampler.corrects(settings)
     if sampler.extrapolates:
-        return Rule(growth=1.0, begins_with_line=sampler.pays_back)
-    return Rule(growth=4.0 if sampler.pays_back else 6.0)
+        return Rule(growth=1.0, begins_with_line=corrected)
+    return Rule(growth=4.0 if corrected else 6.0)
 
 
 def longest_gap(total: int) -> int:

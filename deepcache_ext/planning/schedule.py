@@ -215,7 +215,9 @@ class Schedule:
 
     def _spread(self, inside: range, total: int) -> tuple[int, ...]:
         stages = self.sampler.stages
-        rule = replace(rule_for(self.sampler), longest=longest_gap(total // stages), spare_last=inside.stop == total)
+        rule = replace(
+            rule_for(self.sampler, self.settings), longest=longest_gap(total // stages), spare_last=inside.stop == total
+        )
         return spread(inside, self._wanted(len(inside)), rule, stages)
 
     def _reuses(self, index: int) -> bool:

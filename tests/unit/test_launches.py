@@ -11,9 +11,9 @@ from deepcache_ext.features.forecast import Held, Line, LineAndResponse
 
 ADDED = {
     "held": (1, 1),
-    "line": (18, 5),
-    "line and response": (63, 11),
-    "line and response, drawn": (73, 24),
+    "line": (17, 5),
+    "line and response": (54, 10),
+    "line and response, drawn": (61, 17),
 }
 """Operations that a refresh and a reuse have more, in single precision."""
 IN_HALF = {"held": (1, 1), "line": (19, 6), "line and response": (68, 15), "line and response, drawn": (80, 31)}

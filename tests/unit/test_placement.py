@@ -1,5 +1,7 @@
 """Where the schedule "auto" puts the full evaluations."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -170,3 +172,22 @@ def test_a_speed_up_that_no_interval_reaches_is_the_longest():
 
 def test_speed_up_one_is_full():
     assert full(Schedule(Settings(schedule="auto", speed_up=1), 20)) == list(range(20))
+
+
+@pytest.mark.parametrize(
+    ("kind", "uncorrected"),
+    [
+        (SamplerKind(pays_back=True), (0, 1, 2, 3, 4, 6, 8, 11, 14, 18)),
+        (SamplerKind(extrapolates=True, pays_back=True), (0, 2, 4, 6, 8, 10, 12, 14, 17)),
+    ],
+    ids=["grows", "even"],
+)
+@pytest.mark.parametrize("way", [{"correction": "off"}, {"forecast": "off", "depth": 1}, {"depth": 1}], ids=str)
+def test_without_corrections_the_plan_is_that_of_a_sampler_that_has_none(kind, uncorrected, way):
+    settings = Settings(**{"schedule": "auto", "speed_up": 2.0, "depth": 0} | way)
+    plain = Schedule(settings, 20, replace(kind, pays_back=False), 0.0)
+    assert Schedule(settings, 20, kind, 0.0).actions() == plain.actions()
+    if way == {"correction": "off"}:
+        assert full(plain) == [*uncorrected]
+    corrected = Schedule(Settings(schedule="auto", speed_up=2.0, depth=0), 20, kind, 0.0)
+    assert corrected.actions() != Schedule(replace(corrected.settings, correction="off"), 20, kind, 0.0).actions()
