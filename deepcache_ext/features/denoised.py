@@ -3,7 +3,7 @@
 Noise that a sampler adds moves the U-Net's input, and with it the output; what is left once the noise is taken out, the
 denoised picture x0, moves little. So at a reuse two guesses of the output are at hand: the outermost blocks' on a kept
 feature, and the one that leads to the x0 of the last refresh. Where noise is added their errors have little to do with
-each other, and a mean of both is nearer than either (docs/closeness.md). We know of no source for it.
+each other, and a mean of both is nearer than either (docs/research.md). We know of no source for it.
 
 The U-Net's input is taken to be x = alpha x0 + s noise, with alpha^2 = alphas_cumprod, s^2 = 1 - alpha^2 and
 sigma = s / alpha, which is what every checkpoint of the SD1, SD2 and SDXL families gets.
@@ -20,7 +20,7 @@ from torch import Tensor
 from deepcache_ext.sentence import shown
 
 SHARE = 0.35
-"""How far an output on a forecast feature is drawn towards the one that keeps x0; see docs/closeness.md."""
+"""How far an output on a forecast feature is drawn towards the one that keeps x0; see docs/research.md."""
 SHARE_OF_HELD = 0.5
 """How far one on a held feature is."""
 FINENESS = 64

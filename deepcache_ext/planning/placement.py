@@ -14,7 +14,7 @@ from deepcache_ext.planning.settings import Settings
 Gaps = NDArray[np.float64]
 
 LONGEST = 0.25
-"""The longest way from one full evaluation to the next, as a part of the run; see docs/closeness.md."""
+"""The longest way from one full evaluation to the next, as a part of the run; see docs/research.md."""
 LONGEST_UNPLANNED = 5
 """The longest interval of a run whose number of evaluations nobody knows."""
 SPARSE = 2.3
@@ -66,7 +66,7 @@ def rule_for(sampler: SamplerKind, settings: Settings) -> Rule:
     Gaps that grow follow what the picture shows, which early evaluations decide. A sampler that extrapolates from its
     last outputs enlarges the error of one that differs from the next in kind, so there gaps are even. Where reuses are
     put right afterwards, late ones count for more than early ones do by then, and gaps grow less; even ones begin after
-    a first line, without which a reuse may lead to another picture. See docs/closeness.md.
+    a first line, without which a reuse may lead to another picture. See docs/research.md.
     """
     corrected = sampler.corrects(settings)
     if sampler.extrapolates:

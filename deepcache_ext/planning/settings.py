@@ -116,14 +116,14 @@ class Settings:
         "uniform",
         Choice(("auto", "uniform", "non-uniform", "list")),
         "Schedule",
-        "Which evaluations run in full. auto: where they help most at your speed-up; uniform: evenly; "
-        "non-uniform: denser around a centre; list: those you name.",
+        "Which evaluations of the U-Net run in full. Most samplers make one a step, Heun and its like two. auto: where "
+        "they help most at your speed-up; uniform: evenly; non-uniform: denser around a centre; list: those you name.",
     )
     speed_up: float = setting(
         2.0,
         Number(1.0, 4.0),
         "Speed-up",
-        "How many times as fast the U-Net should be. Higher is less close to the full picture.",
+        "How many times as fast the U-Net should be. Higher is less close to the picture without DeepCache.",
     )
     interval: int = setting(
         3,
@@ -135,21 +135,21 @@ class Settings:
         1,
         WholeNumber(0, 11),
         "Depth",
-        "How many pairs of outer blocks run every time. With a fixed interval, higher is slower and closer. "
-        "At 0 only the output layer runs. Samplers that add noise and are not corrected, and runs without a forecast, "
-        "then use 1.",
+        "How many pairs of the U-Net's outer blocks run even where the rest is reused. Higher is slower. With a fixed "
+        "interval it is closer with samplers that add noise and with Heun, hardly with others. 0 runs the output layer "
+        "alone; where noise is added and not corrected, and without the forecast, 1 takes its place.",
     )
     center: int = setting(
         15,
         WholeNumber(-1000, 1000),
         "Centre",
-        "Full evaluations are densest around this one.",
+        "The number of the evaluation around which full ones are densest, counted from 0.",
     )
     power: float = setting(
         1.4,
         Number(1.0, 5.0),
         "Power",
-        "How much denser they are there. 1 is even. The speed stays the same.",
+        "How much denser full evaluations are there. 1 is even. The speed stays the same.",
     )
     steps: tuple[int, ...] = setting(
         (),
@@ -161,27 +161,28 @@ class Settings:
         0.0,
         Number(0.0, 1.0),
         "Start",
-        "Before this part of the run everything is full. Higher is slower, with a closer composition.",
+        "Until this part of the run is over, 0.2 for its first fifth, everything runs in full. Higher is slower, with "
+        "a closer composition.",
     )
     end: float = setting(
         1.0,
         Number(0.0, 1.0),
         "End",
-        "After this part of the run everything is full. Lower is slower, with closer details.",
+        "Once this part of the run is over, everything runs in full. Lower is slower, with closer details.",
     )
     forecast: str = setting(
         "on",
         Choice(("on", "off")),
         "Forecast",
-        "Estimate how the kept features go on changing: closer, and as fast. Off reuses them as they are, as the "
-        "paper does.",
+        "Estimate how what is kept goes on changing: closer, and as fast. Off reuses it as it is, as the paper does.",
     )
     correction: str = setting(
         "on",
         Choice(("on", "off")),
         "Correction",
-        "At each full evaluation, make up for what the reuses before it got wrong: closer, and as fast. It works with "
-        "most samplers of one evaluation a step, at depth 0 and with the forecast.",
+        "At each full evaluation, make up for what the reuses before it got wrong: mostly closer, and as fast. It "
+        "works at depth 0 and with the forecast, with most samplers of one evaluation a step but not UniPC, LMS, PLMS "
+        "and LCM.",
     )
 
     @property

@@ -70,7 +70,8 @@ def _controls() -> Iterator[Control]:
         BALANCED,
         Choice(NAMES),
         "Preset",
-        "Quality is closest to the full picture, Fast saves the most time. Custom lets you set everything.",
+        "Quality is closest to the picture without DeepCache, Fast saves the most time. Custom lets you set "
+        "everything.",
     )
     correction = of_settings.pop("correction")
     yield from of_settings.values()
@@ -79,8 +80,8 @@ def _controls() -> Iterator[Control]:
         "same",
         Choice(("same", "own", "uniform", "off")),
         "Hires pass",
-        "The second pass of hires fix: same settings, its own speed and depth, its own interval and depth whatever the "
-        "first pass has, or not cached at all.",
+        "The second pass of hires fix. same: as the first; own: the first one's schedule with a speed and depth of its "
+        "own; uniform: evenly, with an interval and depth of its own; off: not cached.",
     )
     for name in _OF_HIRES:
         control = of_settings[name]
