@@ -38,7 +38,7 @@ SMALLEST = {
     "quality": f"{FEW} --steps 6 --intervals 2 --depths 1 --schedules uniform --out OUT",
     "short_passes": f"{FEW} --networks avatars --steps 20 --counts 6 --out OUT",
     "speed": "--small --latent 8 --depths 1 --intervals 2 --repeats 1 --out OUT",
-    "tuning": "--networks avatars --samplers Euler --steps 10 --tunings 1 --pictures 1 --out OUT",
+    "tuning": "--networks avatars --samplers Euler --steps 10 --tunings 1 --pictures 2 --out OUT",
 }
 """Each bench's options at its smallest size; OUT is a file in a folder that is thrown away."""
 ASKS_FOR = {

@@ -12,7 +12,7 @@ import argparse
 import functools
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -21,7 +21,7 @@ from torch import Tensor
 from bench.parts.report import read_csv, standard_error, table, write_csv, written_on
 from bench.parts.runs import ALL_SAMPLERS
 from bench.presets import family_of
-from deepcache_ext import SamplingPass, Settings
+from deepcache_ext import SamplerKind, SamplingPass, Settings
 from deepcache_ext.planning.tuning import Answer, answers
 from deepcache_ext.webui.plan import reuse_cost
 from deepcache_ext.webui.tuning.questions import questions
@@ -68,23 +68,37 @@ class Pictures:
 
     def __init__(self, model: TinyModel, sampler: str, steps: int, guidance: float, prompts: Sequence[Prompt]) -> None:
         self._model, self._name, self._steps, self._guidance = model, sampler, steps, guidance
+        self._asked = ALL_SAMPLERS[sampler].ask(model, steps)
         self._prompts = list(prompts)
         self.closeness = functools.cache(self._closeness)
         self._full = functools.cache(functools.partial(self._make, steps))
+
+    @property
+    def kind(self) -> SamplerKind:
+        """The sampler's kind, and whether its reuses are put right."""
+        return replace(ALL_SAMPLERS[self._name].kind, pays_back=self._asked.kind.pays_back)
 
     def _closeness(self, way: Settings | int, seed: int) -> Tensor:
         """Return the PSNR to the full picture of each prompt, of shape (prompts,)."""
         return psnr(self._make(way, seed), self._full(seed))
 
     def _make(self, way: Settings | int, seed: int) -> Tensor:
-        sampler, kind = ALL_SAMPLERS[self._name], ALL_SAMPLERS[self._name].kind
+        sampler = ALL_SAMPLERS[self._name]
         make = functools.partial(
             sampler.sample, self._model, self._prompts, guidance=self._guidance, seed=seed * len(self._prompts)
         )
         if isinstance(way, int):
             return make(steps=way)
         total, reuse = sampler.evaluations(self._steps), reuse_cost(way.depth, family_of(self._model))
-        with SamplingPass(self._model.unet, way, total, sampler=kind, reuse=reuse, levels=self._model.levels) as run:
+        with SamplingPass(
+            self._model.unet,
+            way,
+            total,
+            sampler=self.kind,
+            run=self._asked,
+            reuse=reuse,
+            levels=self._model.levels,
+        ) as run:
             return make(steps=self._steps, wrap=run.wrap)
 
 
@@ -92,9 +106,9 @@ def measure(model: TinyModel, sampler: str, steps: int, guidance: float, tunings
     """Return a result for each preset."""
     of = ALL_SAMPLERS[sampler]
     evaluations = {count: of.evaluations(count) for count in range(2, steps + 1)}
-    asked = questions(of.kind, of.evaluations(steps), family_of(model), evaluations)
     prompts = model.prompts(tunings + pictures)
     seen = Pictures(model, sampler, steps, guidance, prompts[:tunings])
+    asked = questions(seen.kind, of.evaluations(steps), family_of(model), evaluations)
     fresh = Pictures(model, sampler, steps, guidance, prompts[tunings:])
 
     def tuned(number: int) -> dict[str, Answer]:
