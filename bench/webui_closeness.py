@@ -2,7 +2,7 @@
 
 Asks a running WebUI with --api that has the extension, the AUTOMATIC1111 WebUI or one of its descendants, and makes
 nothing itself: for every checkpoint, sampler and prompt the full pictures of some seeds, each preset's, and those of
-fewer steps. Prints one Markdown table, ready for docs/measured.md. Needs Python and nothing else:
+fewer steps. Prints one Markdown table, ready for docs/measured.md. Needs Python, and dev.py installs the rest:
 
     python3 dev.py bench webui_closeness http://127.0.0.1:7860 --prompts prompts.txt --seeds 8
 """
