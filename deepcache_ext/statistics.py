@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-OTHERS = "features of other pictures came along; computed in full"
+OTHERS = "the U-Net was called for tiles, windows or other pictures than the sampler's; computed in full"
 SWITCHED = "prompts or the network changed in most evaluations that were to reuse; computed in full"
 NOTHING_KEPT = "nothing could be kept of the U-Net's calls; computed in full"
 NOTHING_FITTED = "no kept feature fitted a later call; computed in full"

@@ -57,7 +57,7 @@ def picture(
     if evaluations is None:
         why = (
             html.escape(note)
-            or "this sampler does not tell how many evaluations it makes; a cached picture counts them for the next"
+            or "this sampler does not tell how many evaluations it makes; its plan is shown after the first picture"
         )
         return f"<p><b>{title}</b>: {why}.</p>"
     if settings is None:
