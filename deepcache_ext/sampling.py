@@ -199,6 +199,7 @@ class SamplingPass:
         self._check_not_compiled()
         self._hook.install()
         self._network.install()
+        self._count_corrected()  # what an earlier run left
         self._start_clock()
         return self
 
@@ -211,6 +212,7 @@ class SamplingPass:
         Raises ValueError as the constructor and `install` do; the pass is then removed.
         """
         self.remove()
+        self._count_corrected()
         self._model = model
         self._hook = self._hook_on(model)
         self._network = InForce(self.unet, self._sampler.stages)
@@ -417,6 +419,7 @@ class SamplingPass:
         self.statistics.others = True
         self._action = Action.FULL
         self.forget()
+        self._count_corrected()
 
     def _begin_anew(self) -> None:
         """Make the evaluation in full, and the next one if a line needs two: the network has jumped."""
@@ -494,20 +497,30 @@ class SamplingPass:
         if reused:
             return correction.of_reuse(self._index, keys, call.x, call.times, output, counts)
         layer = head(self.unet)
+        self.statistics.listened |= layer is None and correction.owes(self._index, keys)
 
         def better(x: Tensor, times: Tensor) -> Tensor | None:
             feature = None if layer is None else self._store.between(call, x, times)
             return None if layer is None or feature is None else layer(feature.to(call.x.dtype))
 
         output = correction.of_full(self._index, keys, output, counts, better)
-        self.statistics.corrected, self.statistics.uncorrected = correction.corrected, correction.dropped
+        self._count_corrected()
         return output
+
+    def _count_corrected(self) -> None:
+        """Add to the statistics what the correction has counted since this was called last."""
+        correction = self._correction
+        if correction is not None:
+            self.statistics.corrected += correction.corrected
+            self.statistics.uncorrected += correction.dropped
+            correction.corrected = correction.dropped = 0
 
     def _fail(self, error: Exception) -> None:
         if not self.statistics.error:
             self.statistics.error = f"caching stopped at an error, {of_error(error)}"
             logger.warning("DeepCache: %s", self.statistics.error, exc_info=error)
         self.remove()
+        self._count_corrected()
 
 
 def _is_told(run: SamplerRun, levels: NoiseLevels) -> bool:

@@ -49,9 +49,9 @@ class Correction:
 
     def __init__(self, paybacks: Sequence[Payback]) -> None:
         self.corrected = 0
-        """Reuses that were put right, by calls."""
+        """Reuses that were put right, by calls, since whoever counts them took this to 0."""
         self.dropped = 0
-        """Reuses that never will be, though evaluations came after them."""
+        """Reuses that never will be, though evaluations came after them; likewise."""
         self._paybacks = paybacks
         self._memory = max(len(payback.earlier) for payback in paybacks)
         self._calls: dict[tuple[Hashable, ...], list[_Evaluation]] = {}
@@ -108,6 +108,8 @@ class Correction:
 
     def _past(self, index: int, keys: tuple[Hashable, ...]) -> list[_Evaluation]:
         """Return the evaluations before `index` that count for a call for rows with these `keys`."""
+        for left_out in [rows for rows, of in self._calls.items() if of[-1].index < index - 1]:
+            self.dropped += sum(one.reuse is not None for one in self._calls.pop(left_out))
         past = self._calls.pop(keys, [])
         if past and past[-1].index == index - 1:
             return past
@@ -116,7 +118,9 @@ class Correction:
 
     def _note(self, keys: tuple[Hashable, ...], past: list[_Evaluation]) -> None:
         """Keep of the past what later evaluations may ask for."""
-        self._calls[keys] = past[max(0, _first_reuse(past) - self._memory) :]
+        wanted = past[max(0, _first_reuse(past) - self._memory) :]
+        if wanted:
+            self._calls[keys] = wanted
 
     def _missed(self, reuse: _Reuse | None, better: Better) -> Tensor | None:
         """Return what a reuse should have returned less what it did, as the sampler gets it; None if not known."""

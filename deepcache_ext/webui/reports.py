@@ -45,7 +45,8 @@ class PassReport:
     cost: float = 0.0
     """That of the evaluations made, in full ones; 0 where nothing was cached."""
     reason: str = ""
-    """Why nothing was cached, why caching ended early, or why more evaluations were full than planned."""
+    """Why nothing was cached, why caching ended early, why more evaluations were full than planned, or why what some
+    reuses were off is not made up for."""
 
     def __str__(self) -> str:
         s = self.statistics
@@ -84,6 +85,17 @@ def more_in_full(more: int, done: Statistics) -> str:
     else:
         why = "as the noise rose or a guidance began there"
     return f"{counted(more, 'evaluation')} more than planned made in full, {why}"
+
+
+def left_uncorrected(done: Statistics) -> str:
+    """Return why some of the calls of a pass that reused are not made up for; "" if all are that can be."""
+    if not done.uncorrected:
+        return ""
+    if done.listened:
+        why = "as another extension listens to the U-Net's output layer"
+    else:
+        why = "as prompts, unconds or the network changed before the next full evaluation"
+    return f"{counted(done.uncorrected, 'call')} that reused not corrected, {why}"
 
 
 def explain(p: Any, sentence: str) -> None:

@@ -19,7 +19,7 @@ from deepcache_ext.webui.expected_run import ExpectedRun
 from deepcache_ext.webui.hosts import host
 from deepcache_ext.webui.hosts.host import Evaluation
 from deepcache_ext.webui.plan import reuse_cost
-from deepcache_ext.webui.reports import NO_EVALUATION, PassReport, explain, more_in_full
+from deepcache_ext.webui.reports import NO_EVALUATION, PassReport, explain, left_uncorrected, more_in_full
 
 
 class RunningPass:
@@ -107,6 +107,7 @@ class RunningPass:
         if made == report.planned:
             more = run.statistics.full - len(_planned_in_full(run.schedule))
             report.reason = report.reason or more_in_full(more, run.statistics)
+        report.reason = report.reason or left_uncorrected(run.statistics)
         report.unet_seconds, saved = _measured([timer.seconds() for timer in self._timers])
         if report.planned is not None and made <= report.planned and saved > 0 < seconds:
             report.speed_up = (seconds + saved) / seconds

@@ -237,6 +237,15 @@ def test_what_can_not_be_put_right_is_left_as_it_is_and_counted(why):
     assert (correction.corrected, correction.dropped) == (0, 1)
 
 
+def test_what_rows_that_do_not_come_back_owe_is_counted_though_nobody_asks_for_them_again():
+    correction, times, x = Correction([ONE] * 4, LEVELS, denoised=True), torch.tensor([400.0]), torch.zeros(1, 4, 8, 8)
+    correction.of_reuse(0, ("cond", "uncond"), x, times, x + 1)
+    correction.of_full(1, ("cond",), times, x, lambda _x, _t: x)
+    assert correction.dropped == 0  # the others may come in another call
+    correction.of_full(2, ("cond",), times, x, lambda _x, _t: x)
+    assert (correction.corrected, correction.dropped, correction.nbytes) == (0, 1, 0)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_outputs_keep_their_precision(dtype):
     correction, times, counts = Correction([ONE] * 4), torch.tensor([400.0]), torch.ones(1, 1, 1, 1)
@@ -278,6 +287,32 @@ def test_where_nothing_is_corrected(model, settings, levels):
 def test_layers_after_the_blocks_that_somebody_listens_to_are_not_called_again(model):
     _, passing = run_of(model, LIST, hooked=model.unet.out[1], levels=model.levels)
     assert (passing.statistics.corrected, passing.statistics.uncorrected) == (0, 4)
+    assert passing.statistics.listened
+
+
+def test_what_was_put_right_before_another_checkpoint_still_counts(model):
+    """It comes at 4, where a reuse is owed for; what was put right before is 1, after it the one at 6."""
+    sampler = SAMPLERS["DPM++ 2M"]
+    run = sampler.ask(model, STEPS)
+    settings = Settings(schedule="list", steps=(0, 2, 5, 7), depth=0)
+    with SamplingPass(
+        model.unet, settings, STEPS, sampler=run.kind, run=run, levels=model.levels, predictor=Line()
+    ) as passing:
+        made = [0]
+
+        def moving(denoiser):
+            def evaluate(*args, **kwargs):
+                if made[0] == 4:
+                    passing.move(model.unet, model.levels)
+                made[0] += 1
+                return passing.wrap(denoiser)(*args, **kwargs)
+
+            return evaluate
+
+        sampler.sample(model, model.prompts(1), STEPS, wrap=moving)
+    assert (passing.statistics.corrected, passing.statistics.uncorrected) == (2, 1)
+    passing.install().remove()
+    assert (passing.statistics.corrected, passing.statistics.uncorrected) == (0, 0)
 
 
 def test_a_full_evaluation_after_reuses_puts_them_right_though_nothing_is_reused_after_it(model):

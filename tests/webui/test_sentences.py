@@ -163,6 +163,8 @@ def all_that_can_be_told(controller, monkeypatch):
     yield of_error(lambda: SamplingPass(named, Settings()))
     for happened in ({"switched": 2}, {"missed": 1}, {}):
         yield reports.more_in_full(1, Statistics(**happened))
+    for listened in (False, True):
+        yield reports.left_uncorrected(Statistics(uncorrected=12, listened=listened))
     yield left_alone(4, 1.0, 4, decides_itself=False)
     yield left_alone(4, 0.1, 4, decides_itself=False)
     yield left_alone(20, 1.0, None, decides_itself=True)
