@@ -10,6 +10,12 @@ TEN = {"steps": 10}
 SLACK = 3.0
 """How many dB a combination may be less close than the plain picture."""
 TILES = {"Tile Width": 48, "Tile Height": 48, "Tile Overlap": 0}
+RESCALED = {
+    "rescalecfg for reforge": {"RescaleCFG Multiplier": 0.7},
+    "rescalecfg": {"Rescale CFG": 0.7},
+    "latentmodifier": {"Rescale Cfg Phi": 0.7},
+}
+"""What rescales a guided output, which host has it, and by how much."""
 GUIDANCES = ("selfattentionguidance", "perturbedattentionguidance")
 CASES = {
     "Kohya HRFix": ("kohya hrfix", {}),
@@ -29,7 +35,8 @@ def arguments_of(webui, maker, title, changes):
     if info is None:
         pytest.skip(f"{webui.name} has no {title} built in")
     values = [changes.get(argument["label"], argument["value"]) for argument in info["args"]]
-    return {"alwayson_scripts": {info["name"]: {"args": [True, *values[1:]]}}}
+    switch = [] if info["args"][0]["label"] in changes else [True]
+    return {"alwayson_scripts": {info["name"]: {"args": [*switch, *values[len(switch) :]]}}}
 
 
 @pytest.fixture
@@ -54,6 +61,22 @@ def test_a_builtin_has_its_effect_on_cached_pictures_too(maker, switched_on, tit
     assert not same(uncached, maker.make(**TEN))
     assert psnr(cached, uncached) > psnr(cached, maker.make(**TEN)) - SLACK
     assert same(cached, maker.make(cache=ON, **request))
+
+
+@pytest.mark.parametrize("sampler", ["Euler", "DPM++ 2M", "Euler a"])
+def test_reuses_are_corrected_where_the_guided_output_is_rescaled(webui, maker, sampler):
+    names = [info["name"] for info in maker.server.get("/sdapi/v1/script-info")]
+    title = next((title for title in RESCALED if any(name.startswith(title) for name in names)), "rescalecfg")
+    plain = {"steps": 20, "width": 64, "height": 64, "sampler_name": sampler, "scheduler": "Karras", "batch_size": 2}
+    request, cache = plain | arguments_of(webui, maker, title, RESCALED[title]), {"preset": "Balanced"}
+    uncached, cached = maker.make(**request), maker.make(cache=cache, **request)
+    (done,) = maker.last_run()["passes"]
+    assert same(cached, maker.make(cache=cache, **request))
+    found, usual = psnr(cached, uncached), psnr(maker.make(cache=cache | {"correction": "off"}, **request), uncached)
+    print(f"{title}, {sampler}: {found:.1f} dB, {usual:.1f} without corrections")
+    assert not same(uncached, maker.make(**plain))
+    assert (done["statistics"]["corrected"], done["statistics"]["uncorrected"], done["reason"]) == (9, 0, "")
+    assert found > usual - 1
 
 
 def test_multidiffusions_tiles_are_computed_in_full_and_said(maker, switched_on):

@@ -89,10 +89,15 @@ def self_attention(threshold=1.0):
     return {SAG: [True, 0.75, threshold]}
 
 
-def incantations(*, perturbed=(), zero=()):
-    smoothed, s_cfg = [False, 11, 0, 150], [False, 1, 0.8, 3, 0, 0, 150, 4]
-    schedule = [False, "Constant", 0, 100, False]
-    return {"Incantations": [*smoothed, *s_cfg, *(perturbed or [False, 0, 0, 150]), *schedule, *zero]}
+def incantations(*, segmented=False, perturbed=(), schedule=(), zero=()):
+    smoothed, s_cfg = [False, 11, 0, 150], [segmented, 1, 0.8, 3, 0, 0, 150, 4]
+    perturbed = perturbed or [False, 0, 0, 150]
+    schedule = schedule or [False, "Constant", 0, 100, False]
+    return {"Incantations": [*smoothed, *s_cfg, *perturbed, *schedule, *zero]}
+
+
+def s_cfg():
+    return incantations(segmented=True)
 
 
 def perturbed_attention(first_step=0, scale=20):

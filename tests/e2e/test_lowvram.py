@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.e2e.pictures import Maker, same
+from tests.e2e.pictures import Maker, psnr, same
 from tests.e2e.server import serving
 
 pytestmark = pytest.mark.usefixtures("a1111")
@@ -52,3 +52,17 @@ def test_the_picture_is_the_same_again(maker):
     one = maker.make(cache={"interval": 3}, steps=STEPS)
     assert same(one, maker.make(cache={"interval": 3}, steps=STEPS))
     assert same(maker.make(cache={"interval": 1}, steps=STEPS), maker.make(steps=STEPS))
+
+
+@pytest.mark.parametrize("sampler", ["Euler", "DPM++ 2M", "Euler a"])
+def test_reuses_are_corrected_though_weights_move(maker, sampler):
+    request = {"steps": 20, "width": 64, "height": 64, "sampler_name": sampler, "scheduler": "Karras", "batch_size": 4}
+    cache = {"preset": "Balanced"}
+    uncached, cached = maker.make(**request), maker.make(cache=cache, **request)
+    (done,) = maker.last_run()["passes"]
+    assert same(cached, maker.make(cache=cache, **request))
+    usual = psnr(maker.make(cache=cache | {"correction": "off"}, **request), uncached)
+    print(f"{sampler}: {psnr(cached, uncached):.1f} dB, {usual:.1f} without corrections")
+    assert (done["depth"], done["reason"]) == (0, "")
+    assert (done["statistics"]["corrected"], done["statistics"]["uncorrected"]) == (9, 0)
+    assert psnr(cached, uncached) > usual - 1

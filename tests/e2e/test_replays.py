@@ -23,8 +23,9 @@ REPOSITORIES = {
     "AnimateDiff": "sd-webui-animatediff",
     "Kohya Hires.fix": "sd-webui-kohya-hiresfix",
     "Regional Prompter": "sd-webui-regional-prompter",
+    "Daam script": "stable-diffusion-webui-daam",
 }
-TOGETHER = [["NegPiP", "AnimateDiff", "Kohya Hires.fix"], ["Regional Prompter"]]
+TOGETHER = [["NegPiP", "AnimateDiff", "Kohya Hires.fix"], ["Regional Prompter"], ["Daam script"]]
 """Which of them are on one server: Regional Prompter takes the host's option of split calls back, also while off."""
 HERE = Path(__file__).parent
 MOTION_MODULE = "tiny.safetensors"
@@ -39,7 +40,7 @@ def running(titles, webui, tmp_path_factory):
     folder = folder_named_by("EXTENSIONS_DIR", "folder of other extensions")
     others = {REPOSITORIES[title]: folder / REPOSITORIES[title] for title in titles}
     found = {name: parts_of(checkout) for name, checkout in others.items() if checkout.is_dir()}
-    helpers = replaying.HELPER | {"e2e-narrow": [HERE / "narrow/scripts"]}
+    helpers = replaying.HELPER | {f"e2e-{name}": [HERE / name / "scripts"] for name in ("narrow", "heatmaps")}
     where = tmp_path_factory.mktemp("replays")
     (where / "ui-config.json").write_text("{}")  # NegPiP reads it before the host has made it
     with serving(webui, where, extensions=EXTENSIONS | helpers | found) as server:
@@ -59,6 +60,12 @@ def together(webui, tmp_path_factory):
 @pytest.fixture(scope="module")
 def regional(webui, tmp_path_factory):
     with running(TOGETHER[1], webui, tmp_path_factory) as maker:
+        yield maker
+
+
+@pytest.fixture(scope="module")
+def traced(webui, tmp_path_factory):
+    with running(TOGETHER[2], webui, tmp_path_factory) as maker:
         yield maker
 
 
@@ -182,3 +189,35 @@ def test_regional_prompter(regional, mode, depth):
     assert np.array_equal(pixels(cached["images"][0]), pixels(all_blocks["images"][0]))
     plain = regional.make(cache=ON | {"depth": depth}, **request)
     assert not np.array_equal(pixels(cached["images"][0]), pixels(plain["images"][0]))
+
+
+HEAT_MAPS = ["house, tree", False, True, True, False, "Auto", 1.0, 1.0, False, False]
+"""Of two words, not kept as files, without captions, and with nothing of the picture shining through."""
+HEAT_CACHES = {"Balanced": {"preset": "Balanced"}, "depth 0": ON | {"depth": 0}, "depth 2": ON}
+
+
+@pytest.mark.parametrize("cache", HEAT_CACHES)
+def test_daam_has_the_maps_of_every_evaluation(traced, cache):
+    """A map of an evaluation that reuses is made of what the last full one gave the attention."""
+    settings = {"sd_model_checkpoint": traced.model("SD1"), "samples_save": True}
+    request = {"steps": 20, "prompt": "a house and a tree", "save_images": True, "override_settings": settings}
+    request |= {"width": 64, "height": 64} | asked(traced, "Daam script", *HEAT_MAPS)
+    uncached, wanted = traced.make(**request), traced.server.get("/e2e/heat-maps")
+    cached, whole, (done,) = replayed(traced, HEAT_CACHES[cache], **request)
+    traced.server.get("/e2e/heat-maps")
+    assert same(cached, traced.make(cache=HEAT_CACHES[cache], **request))
+    assert traced.server.get("/e2e/heat-maps") == wanted
+    assert len(wanted) == request["steps"]
+    assert any(wanted)
+    assert (done["statistics"]["error"], done["reason"]) == ("", "")
+    assert np.array_equal(pixels(cached["images"][-1]), pixels(whole["images"][-1]))
+    fewer = traced.make(**request | {"steps": done["statistics"]["full"]})
+    near, far = (maps_apart(one, uncached) for one in (cached, fewer))
+    print(f"{cache}: heat maps {near:.1f} of 255 off in the mean, {far:.1f} with fewer steps")
+    assert near < far
+
+
+def maps_apart(one, other):
+    """Return how far the heat maps of two replies, which come before the picture, are apart in the mean."""
+    pairs = zip(one["images"][:-1], other["images"][:-1], strict=True)
+    return np.mean([np.abs(pixels(a) - pixels(b)) for a, b in pairs])

@@ -36,6 +36,12 @@ ROWS = {
     "reference-only": "controlnet::*reference*",
     "LoRA": "combinations::*_lora_*",
     "textual inversion": "networks::*_textual_inversion*",
+    "LoRA Block Weight: a start, a stop, blocks": (
+        "lora_extensions::*start*, lora_extensions::*stop*, lora_extensions::*_blocks_*"
+    ),
+    "Dynamic Lora Weights (loractl): ramps and jumps": (
+        "lora_extensions::*curve*, lora_extensions::*_changes_*, lora_extensions::*_ramp_*"
+    ),
     "hypernetworks": "networks::*_hypernetwork*",
     "batch cond/uncond off": "combinations::*batch_cond_uncond off*, combinations::*_split_*",
     "prompts over 75 tokens, padded or not": "combinations::*long prompt*",
@@ -55,12 +61,16 @@ ROWS = {
     ),
     "Kohya's HRFix": "builtins::*Kohya*, builtins::*kohya*",
     "Never OOM": "builtins::*Never OOM*",
+    "S-CFG of incantations": "correction_with::*S-CFG*, replays::*_s_cfg*",
+    "CFG rescale": "builtins::*_rescaled*",
+    "attention heat maps (DAAM)": "replays::*_daam*",
     "T2I-Zero": "extensions::*T2I-Zero*",
     "Tiled Diffusion and similar extensions: tiles are made without caching, and it says so": (
         "extensions::*Diffus*, builtins::*_multidiffusion*"
     ),
     "DemoFusion: its tiles likewise": "extensions::*_demofusion*",
-    "Dynamic Thresholding": "extensions::*thresholding*",
+    "Dynamic Thresholding": "extensions::*thresholding*, correction_with::*Thresholding*",
+    "corrections with thresholding, PAG, S-CFG, a mask, controls and unconds that end": "correction_with::*",
     "NegPiP, with short and long prompts": "replays::*_negpip*",
     "Regional Prompter: attention, latent and prompt": "replays::*_regional*",
     "AnimateDiff; more frames than its context are made without caching, and it says so": "replays::*_animatediff*",
