@@ -3,6 +3,7 @@
 EXTENSIONS_DIR names a folder of checkouts, CONTROLNET_DIR one of the ControlNet extension.
 """
 
+import functools
 import os
 from pathlib import Path
 
@@ -58,6 +59,12 @@ def maker(webui, tmp_path_factory):
         yield maker
 
 
+@pytest.fixture(scope="module")
+def plain(maker):
+    """Return a function from a sampler's name to its picture without anything else."""
+    return functools.cache(lambda sampler: maker.make(**TWENTY, sampler_name=sampler))
+
+
 def request_of(maker, case):
     """Return what a case asks for; skips where there is no checkout of an extension."""
     wanted = dict(CASES[case])
@@ -76,10 +83,12 @@ def request_of(maker, case):
 
 @pytest.mark.parametrize("sampler", ["Euler", "DPM++ 2M", "Euler a"])
 @pytest.mark.parametrize("case", CASES)
-def test_corrections_are_right_or_dropped_and_told(maker, case, sampler):
+def test_corrections_are_right_or_dropped_and_told(maker, plain, case, sampler):
     request = TWENTY | {"sampler_name": sampler} | request_of(maker, case)
     errors = maker.server.log.read_text().count("Traceback")
-    uncached, cached = maker.make(**request), maker.make(cache=BALANCED, **request)
+    uncached = maker.make(**request)
+    assert same(uncached, plain(sampler)) == (case == "nothing else")
+    cached = maker.make(cache=BALANCED, **request)
     (done,) = maker.last_run()["passes"]
     told, at_the_end = done["statistics"], made_after_the_last_full(done)
     assert same(cached, maker.make(cache=BALANCED, **request))

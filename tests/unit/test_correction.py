@@ -8,6 +8,7 @@ from deepcache_ext import SamplingPass, Settings
 from deepcache_ext.correction.correction import Correction
 from deepcache_ext.correction.payback import Payback, paybacks
 from deepcache_ext.features.forecast import Line
+from deepcache_ext.features.rows import Batch
 from demo.k_diffusion_parts import sampling
 from demo.samplers import SAMPLERS, Sampler
 from demo.tiny_model import TinyModel
@@ -313,6 +314,28 @@ def test_what_was_put_right_before_another_checkpoint_still_counts(model):
     assert (passing.statistics.corrected, passing.statistics.uncorrected) == (2, 1)
     passing.install().remove()
     assert (passing.statistics.corrected, passing.statistics.uncorrected) == (0, 0)
+
+
+def test_what_is_owed_when_somebody_elses_calls_come_is_counted(model):
+    """At evaluation 4 a reuse is owed for; the one before was put right."""
+    sampler = SAMPLERS["DPM++ 2M"]
+    run = sampler.ask(model, STEPS)
+    with SamplingPass(model.unet, LIST, STEPS, sampler=run.kind, run=run, levels=model.levels) as passing:
+        made = [0]
+
+        def tiling(denoiser):
+            def evaluate(x, sigma):
+                passing.start_evaluation(batch=Batch.of(x))
+                if made[0] == 4:
+                    denoiser(x[..., :16], sigma)
+                made[0] += 1
+                return denoiser(x, sigma)
+
+            return evaluate
+
+        sampler.sample(model, model.prompts(1), STEPS, wrap=tiling)
+    assert passing.statistics.others
+    assert (passing.statistics.corrected, passing.statistics.uncorrected) == (1, 1)
 
 
 def test_a_full_evaluation_after_reuses_puts_them_right_though_nothing_is_reused_after_it(model):
