@@ -149,6 +149,8 @@ CASES = {
     "perturbed-attention guidance": (perturbed_attention(), "plain"),
     "perturbed-attention guidance of a batch": (perturbed_attention(), "batch of 2"),
     "perturbed-attention guidance in split calls": (perturbed_attention(), "split calls"),
+    "S-CFG": (s_cfg(), "plain"),
+    "S-CFG in split calls": (s_cfg(), "split calls"),
     "T2I-Zero": (incantations(zero=[True, False, 2, 0.5, 0.5, 0.5, "", 0, 25, 0]), "plain"),
     "MultiDiffusion": (tiled(MULTI, batch=2), "plain"),
     "MultiDiffusion in split calls": (tiled(MULTI), "split calls"),

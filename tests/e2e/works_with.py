@@ -61,7 +61,7 @@ ROWS = {
     ),
     "Kohya's HRFix": "builtins::*Kohya*, builtins::*kohya*",
     "Never OOM": "builtins::*Never OOM*",
-    "S-CFG of incantations": "correction_with::*S-CFG*, replays::*_s_cfg*",
+    "S-CFG of incantations": "extensions::*S-CFG*, correction_with::*S-CFG*",
     "CFG rescale": "builtins::*_rescaled*",
     "attention heat maps (DAAM)": "replays::*_daam*",
     "T2I-Zero": "extensions::*T2I-Zero*",

@@ -239,11 +239,12 @@ def test_what_can_not_be_put_right_is_left_as_it_is_and_counted(why):
 
 
 def test_what_rows_that_do_not_come_back_owe_is_counted_though_nobody_asks_for_them_again():
-    correction, times, x = Correction([ONE] * 4, LEVELS, denoised=True), torch.tensor([400.0]), torch.zeros(1, 4, 8, 8)
-    correction.of_reuse(0, ("cond", "uncond"), x, times, x + 1)
-    correction.of_full(1, ("cond",), times, x, lambda _x, _t: x)
+    correction, times, x = Correction([ONE] * 4), torch.tensor([400.0]), torch.zeros(1, 4, 8, 8)
+    counts = torch.ones(1, 1, 1, 1)
+    correction.of_reuse(0, ("cond", "uncond"), x, times, x + 1, counts)
+    correction.of_full(1, ("cond",), x, counts, lambda _x, _t: x)
     assert correction.dropped == 0  # the others may come in another call
-    correction.of_full(2, ("cond",), times, x, lambda _x, _t: x)
+    correction.of_full(2, ("cond",), x, counts, lambda _x, _t: x)
     assert (correction.corrected, correction.dropped, correction.nbytes) == (0, 1, 0)
 
 
