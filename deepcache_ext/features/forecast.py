@@ -159,7 +159,7 @@ class LineAndResponse(Line):
                 for change, name in ((missed, "change"), (moved, "x change"))
             )
         with _own_precision(missed.device):
-            scale = math.prod(missed.shape[2:]) ** -0.5  # sums over a feature are more than half precision can hold
+            scale = math.prod(missed.shape[2:]) ** -0.75  # half precision holds neither sums over a feature nor means
             patches = _patches(moved * scale, missed)
             products, answers = patches @ patches.mT, (missed.flatten(2) @ patches.to(missed.dtype).mT).float()
             if "response" in last:
@@ -203,7 +203,8 @@ def _trust(before: Tensor, now: Tensor, way: Tensor) -> Tensor:
     pair = then.new_empty((len(then), 2, *then.shape[1:]), dtype=torch.float32)
     torch.mul(then, _of_pixels(way), out=pair[:, 0])
     pair[:, 1] = found
-    return _factor(_dot(pair[:, 0], pair))
+    with _own_precision(pair.device):
+        return _factor(_dot(pair[:, 0], pair))
 
 
 def _factor(products: Tensor) -> Tensor:

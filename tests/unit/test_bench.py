@@ -123,7 +123,7 @@ def test_the_forecasts_own_time_is_a_part_of_the_call(stages, noisy):
 
 def test_presets_are_compared_with_the_steps_that_cost_as_much(tmp_path):
     task = Task(TinyModel(), "Euler", pictures=2, batch=2, guidance=3.0)
-    found = [*presets.compare(task, 10)]
+    found, without = zip(*presets.compare(task, 10), strict=True)
     assert [(result.preset, f"{result.speed_up:.2f}", result.fewer) for result in found] == [
         ("Quality", "1.43", 7),
         ("Balanced", "2.00", 5),
@@ -136,6 +136,11 @@ def test_presets_are_compared_with_the_steps_that_cost_as_much(tmp_path):
     lines = presets.gains(kept).splitlines()
     assert lines[0] == "| sampler | steps | preset | speed-up | avatars |"
     assert lines[2].startswith("| Euler | 10 | Quality | 1.43x | +")
+    assert [result.case for result in without] == [result.case for result in found]
+    gained = presets.differences(found, without).splitlines()
+    assert len(gained) == 5
+    assert gained[2].startswith("| Euler | 10 | 3 | Quality | ")
+    assert len(presets.differences(found, found).splitlines()) == 2
 
 
 def test_short_passes_are_compared_with_fewer_evaluations_over_the_same_noise(tmp_path):

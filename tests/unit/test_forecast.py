@@ -225,7 +225,7 @@ def test_a_hosts_autocast_does_not_touch_the_fit():
     exact, _ = noisy_run(convolved, 3)
     kept_, exactly = (store._places[0][0].kept[0] for store in (rounded, exact))
     assert found.dtype == kept_["feature"].dtype
-    assert kept_["response"].dtype == kept_["feature"].dtype
+    assert kept_["trusted response"].dtype == kept_["feature"].dtype
     wanted = exact.take(following)[0]
     assert (found - wanted).norm() < 0.02 * wanted.norm()
     torch.testing.assert_close(kept_["response"].float(), exactly["response"], rtol=0.05, atol=0.05)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bench import train
+from bench import presets, train
 from bench.parts import training_pictures
 from demo import tiny_model, weights
 from demo.samplers import SAMPLERS
@@ -94,6 +94,37 @@ def test_training_writes_what_the_model_reads(packages, tmp_path, monkeypatch):
     torch.manual_seed(0)
     train.train_autoencoder([training_pictures.motifs(name, packages) for name in train.SETS], 0.01, 2)
     for name in train.SETS:
-        train.train_network(name, training_pictures.motifs(name, packages), 0.01, 2)
+        train.train_on_latents(name, training_pictures.motifs(name, packages), 0.01, 2)
         model = TinyModel(name)
         assert model.decode(model.noise(1, 1)).shape == (1, 3, 128, 128)
+
+
+@pytest.fixture
+def classes(tmp_path):
+    """A folder with pictures of two classes, of mean colours from dark and cool to bright and warm."""
+    for kind in ("cat", "dog"):
+        (tmp_path / kind).mkdir()
+        for number, colour in enumerate([(10, 20, 60), (60, 20, 10), (90, 99, 120), (130, 99, 90), (220, 225, 240)]):
+            Image.new("RGB", (40, 30), colour).save(tmp_path / kind / f"{number}.png")
+    return tmp_path
+
+
+def test_photographs_are_named_by_their_folder_and_tint(classes):
+    found = training_pictures.photos(classes)
+    assert found.kinds == ("cat", "dog")
+    assert found.pictures.shape == (10, 3, 32, 32)
+    assert found.kind.tolist() == [0] * 5 + [1] * 5
+    names = [training_pictures.TINTS[tint] for tint in found.tint[:5].tolist()]
+    assert names == ["dark-cool", "dark-warm", "middle-cool", "middle-warm", "bright-cool"]
+    with pytest.raises(ValueError, match="has no folders of pictures"):
+        training_pictures.photos(classes / "cat")
+
+
+@pytest.mark.parametrize("name", train.PHOTOS)
+def test_a_network_of_photographs_is_judged_from_its_folder(classes, name):
+    torch.manual_seed(0)
+    train.train_on_photos(name, training_pictures.photos(classes), 0.005, 2, classes / "networks")
+    (model,) = presets.networks([], classes / "networks")
+    assert model.name == name
+    assert presets.family_of(model) == ("SDXL" if name == "photos-xl" else "SD1")
+    assert SAMPLERS["Euler"].sample(model, model.prompts(2), 2).shape == (2, 3, 32, 32)
