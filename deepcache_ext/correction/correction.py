@@ -140,11 +140,11 @@ class Correction:
     ) -> tuple[Tensor, Tensor | None]:
         """Return an output with what it pays back, and the error that it is by that."""
         payback = self._paybacks[index]
-        owed = None if deviation is None else deviation * payback.of_deviation
-        owed = _plus(owed, past, payback.of_errors)
-        if owed is None:
+        error = None if deviation is None else deviation * -payback.of_deviation
+        error = _plus(error, past, [-weight for weight in payback.of_errors])
+        if error is None:
             return output, None
-        return torch.addcdiv(output.float(), owed, counts).to(output.dtype), -owed
+        return torch.addcdiv(output.float(), error, counts, value=-1).to(output.dtype), error
 
 
 def _first_reuse(past: Sequence[_Evaluation]) -> int:

@@ -14,9 +14,20 @@ ADDED = {
     "line": (17, 5),
     "line and response": (54, 10),
     "line and response, drawn": (61, 17),
+    "line, corrected (Euler)": (33, 11),
+    "line, corrected (DPM++ 2M)": (35, 11),
+    "line and response, drawn, corrected (Euler a)": (78, 19),
 }
 """Operations that a refresh and a reuse have more, in single precision."""
-IN_HALF = {"held": (1, 1), "line": (19, 6), "line and response": (68, 15), "line and response, drawn": (80, 31)}
+IN_HALF = {
+    "held": (1, 1),
+    "line": (17, 6),
+    "line and response": (58, 13),
+    "line and response, drawn": (67, 23),
+    "line, corrected (Euler)": (40, 12),
+    "line, corrected (DPM++ 2M)": (42, 12),
+    "line and response, drawn, corrected (Euler a)": (93, 25),
+}
 """The same where features are cast to single precision and back."""
 
 
