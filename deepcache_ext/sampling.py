@@ -1,50 +1,38 @@
-"""One pass: the clock, what each U-Net call does and the kept features."""
+"""One pass: from its first evaluation to its last, what its caller and the hook on its U-Net tell goes to its parts."""
 
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
-import torch
 from torch import Tensor, nn
 
-from deepcache_ext.correction.correction import Correction
-from deepcache_ext.correction.payback import paybacks
 from deepcache_ext.features.denoised import NoiseLevels
 from deepcache_ext.features.forecast import Held, Line, LineAndResponse, Predictor
 from deepcache_ext.features.rows import Batch, Rows
-from deepcache_ext.features.store import Call, RowStore, Signature, can_draw
-from deepcache_ext.network.control import ControlsAhead, short_controls
-from deepcache_ext.network.hold import Hold, same
+from deepcache_ext.features.store import Call, RowStore
+from deepcache_ext.network.control import ControlsAhead
 from deepcache_ext.network.hook import CallHook, reset_hooks
 from deepcache_ext.network.in_force import InForce
-from deepcache_ext.network.remembering import IsHosts, Repeated
-from deepcache_ext.network.unet import (
-    block_modules,
-    find_unet,
-    has_foreign_forward,
-    head,
-    is_compiled,
-    max_depth,
-)
-from deepcache_ext.network.views import CompactView, FullLengthView, RefreshView, Shapes, UntouchedView, View
+from deepcache_ext.network.remembering import IsHosts
+from deepcache_ext.network.unet import find_unet, is_compiled, max_depth
+from deepcache_ext.network.views import View
+from deepcache_ext.planning.clock import Clock, schedule_of
 from deepcache_ext.planning.sampler_kind import SamplerKind
 from deepcache_ext.planning.sampler_run import SamplerRun
-from deepcache_ext.planning.schedule import Action, Schedule, cost_on_sd
+from deepcache_ext.planning.schedule import Action
 from deepcache_ext.planning.settings import Settings
 from deepcache_ext.sentence import of_error, shown
+from deepcache_ext.settling import Settling, is_told
 from deepcache_ext.statistics import Statistics
+from deepcache_ext.view_choice import ViewChoice, ViewName
 
 logger = logging.getLogger("deepcache")
 
 T = TypeVar("T")
-ViewName = Literal["auto", "compact", "full-length"]
-RISE = 1.001
-"""By how much noise levels have to rise for it to count; rounding is less."""
 DISPLACED = "another pass took the U-Net; from there on computed in full"
 COMPILED = "the U-Net was compiled before the pass and would run as it is; compile it in the pass, or not at all"
 SHORTENED = "a control model was shortened for a call that could not reuse"
@@ -94,57 +82,42 @@ class SamplingPass:
         if view not in get_args(ViewName):
             raise ValueError(f"view must be one of {', '.join(get_args(ViewName))}; got {shown(view)}")
         self.settings = settings
-        if run is None or levels is None or not _is_told(run, levels):
+        if run is None or levels is None or not is_told(run, levels):
             sampler = replace(sampler, pays_back=False)
         self.depth = sampler.depth(settings)
+        self.schedule = schedule_of(settings, total, sampler, run, reuse)
         self._elsewhere = frozenset[int]() if run is None else run.others
-        always = frozenset[int]() if run is None else frozenset(map(self._number_of, run.rises - run.others))
-        self.schedule = Schedule(
-            settings,
-            max(1, total - len(self._elsewhere)) if total and self._elsewhere else total,
-            sampler,
-            cost_on_sd(self.depth) if reuse is None else reuse,
-            always=always,
-        )
         self._view = view
         self._control_models = control_models
         self._controls_ahead = controls_ahead
         self._is_hosts = is_hosts
         self._controls = ControlsAhead(self.depth, self._will_reuse)
         self._sampler = sampler
-        self._levels = levels
-        self._predictor = predictor or self._usual_predictor()
-        self._store = self._new_store()
         self._run = run
-        self._correction = self._new_correction(run)
-        self._shapes: dict[Signature, Shapes] = {}
-        self._repeated: dict[tuple[Hashable, ...], Repeated] = {}
-        self._hold: Hold | None = None
-        self._model = model
-        self._hook = self._hook_on(model)
-        self._network = InForce(self.unet, self._sampler.stages)
-        self._start_clock()
+        self._predictor = predictor or self._usual_predictor()
+        self._take(model, levels)
+        self._start()
 
     @property
     def unet(self) -> nn.Module:
         """The U-Net that the pass is for."""
         return self._hook.unet
 
-    def _hook_on(self, model: Any) -> CallHook:
+    def _take(self, model: Any, levels: NoiseLevels | None) -> None:
+        """Make what belongs to the U-Net in `model`, whose timesteps and outputs mean what `levels` say."""
         reset_hooks(model)
         unet, depth = find_unet(model), self.depth
         if depth > max_depth(unet):
             raise ValueError(f"depth must be a whole number from 0 to {max_depth(unet)} for this U-Net; got {depth}")
-        return CallHook(unet, self._choose, self._done, self._fail, self._release, self._be_displaced)
-
-    def _new_store(self) -> RowStore:
-        forecasts = self.settings.forecast == "on"
-        return RowStore(self._predictor, levels=self._levels if self._sampler.noisy and forecasts else None)
-
-    def _new_correction(self, run: SamplerRun | None) -> Correction | None:
-        if run is None or self._levels is None or not self._sampler.corrects(self.settings):
-            return None
-        return Correction(paybacks(run))
+        self._model = model
+        self._hook = CallHook(unet, self._choose, self._done, self._fail, self._release, self._be_displaced)
+        self._network = InForce(unet, self._sampler.stages)
+        draws = self._sampler.noisy and self.settings.forecast == "on"
+        self._store = store = RowStore(self._predictor, levels=levels if draws else None)
+        self._views = ViewChoice(
+            unet, depth, store, view=self._view, control_models=self._control_models, is_hosts=self._is_hosts
+        )
+        self._settling = Settling(unet, store, self._run, levels, corrects=self._sampler.corrects(self.settings))
 
     def _usual_predictor(self) -> Predictor:
         if self.settings.forecast == "off":
@@ -154,26 +127,17 @@ class SamplingPass:
             return Held()
         return LineAndResponse() if noisy or two_stages else Line()
 
-    def _start_clock(self) -> None:
+    def _start(self) -> None:
         self.statistics = Statistics()
-        self._index = -1
-        self._noise = math.inf
-        self._action = Action.FULL
-        self._meant = Action.FULL
+        jumps, remembers = self._sampler.jumps, self._predictor.remembers
+        self._clock = Clock(self.schedule, self._elsewhere, jumps=jumps, remembers=remembers)
         self._layout: Hashable = None
         self._rows = Rows()
         self._said: Sequence[Hashable] | None = None
         self._says = False
         self._shortened = False
-        self._blocks: tuple[nn.Module, ...] = ()
         self._call: Call | None = None
         self._all_reused = False
-        self._postponed = False
-        self._most_rows = 0
-        self._has_grown = False
-        self._renews = False
-        self._plan = self.schedule
-        self._seen: set[Hashable] = set()
 
     def __enter__(self) -> SamplingPass:
         return self.install()
@@ -189,7 +153,7 @@ class SamplingPass:
     @property
     def kept_bytes(self) -> int:
         """Memory that the kept features hold, in bytes."""
-        return self._store.nbytes + (0 if self._correction is None else self._correction.nbytes)
+        return self._store.nbytes + self._settling.nbytes
 
     def install(self) -> SamplingPass:
         """Hook the U-Net, in the place of any other pass that still does, start the clock, and return the pass.
@@ -199,8 +163,8 @@ class SamplingPass:
         self._check_not_compiled()
         self._hook.install()
         self._network.install()
-        self._count_corrected()  # what an earlier run left
-        self._start_clock()
+        self._settling.count(self.statistics)  # what an earlier run left
+        self._start()
         return self
 
     def move(self, model: Any, levels: NoiseLevels | None = None) -> None:
@@ -212,13 +176,8 @@ class SamplingPass:
         Raises ValueError as the constructor and `install` do; the pass is then removed.
         """
         self.remove()
-        self._count_corrected()
-        self._model = model
-        self._hook = self._hook_on(model)
-        self._network = InForce(self.unet, self._sampler.stages)
-        self._levels = levels
-        self._store = self._new_store()
-        self._correction = self._new_correction(self._run)
+        self._settling.count(self.statistics)
+        self._take(model, levels)
         if not self.statistics.error:
             self._check_not_compiled()
             self._hook.install()
@@ -237,15 +196,8 @@ class SamplingPass:
 
         What reuses before it were off stays as it is.
         """
-        self._drop_features()
-        if self._correction is not None:
-            self._correction.clear()
-
-    def _drop_features(self) -> None:
-        self._store.clear()
-        self._shapes.clear()
-        self._repeated.clear()
-        self._blocks = ()
+        self._views.drop()
+        self._settling.clear()
 
     def _be_displaced(self) -> None:
         self.statistics.error = self.statistics.error or DISPLACED
@@ -253,8 +205,8 @@ class SamplingPass:
     def _release(self) -> None:
         self._controls.remove()
         self._network.remove()
-        self.forget()
-        self._hold = None
+        self._views.release()
+        self._settling.clear()
         self._call = None
 
     def wrap(self, denoiser: Callable[..., T]) -> Callable[..., T]:
@@ -310,41 +262,36 @@ class SamplingPass:
         """
         self._hook.reset()
         self._controls.reset()
-        rows = Rows(keys, batch, self._rows.handed if self._index >= 0 else None, exact=exact)
-        self._index += 1
+        rows = Rows(keys, batch, self._rows.handed if self._clock.index >= 0 else None, exact=exact)
         self.statistics.others |= not self._rows.complete
         self._call, self._rows, self._said = None, rows, None
-        if self._index in self._elsewhere:
-            self._action = self._meant = Action.FULL
+        if not self._clock.advance():
             self._controls.watch(())
-            return self._action
-        number = self._number_of(self._index)
-        was_to = self._plan.action(number)
-        if keys is not None and not self._seen.issuperset(keys):
-            self._plan = self._plan.anew(number)
-            self._seen.update(keys)
-        self._meant = self._planned(partial=partial, rose=self._sampler.jumps and self._has_risen(noise))
-        in_full = self.statistics.others or not self._hook.installed
-        self._action = Action.FULL if in_full else self._meant
+            return self._clock.action
         known = keys is None or self._store.has(keys)
-        new = not known and len(self._store) > 0
-        self.statistics.switched += (self._renews or new) and was_to is Action.REUSE
-        self._renews = new and self._predictor.remembers
+        self._clock.decide(
+            keys,
+            known=known,
+            keeps=len(self._store) > 0,
+            corrects=self._settling.corrects,
+            partial=partial,
+            noise=noise,
+            in_full=self.statistics.others or not self._hook.installed,
+        )
+        self.statistics.switched = self._clock.switched
         if layout != self._layout:
             self.forget()
-        elif self._action is Action.FULL:
-            self._drop_features()
-        elif self._action is Action.REFRESH:
-            self._store.start_refresh()
-            self._shapes.clear()
-            self._repeated.clear()
+        elif self._clock.action is Action.FULL:
+            self._views.drop()
+        elif self._clock.action is Action.REFRESH:
+            self._views.start_refresh()
         elif not known:
-            self._action = Action.REFRESH
+            self._clock.compute()
         self._layout = layout
-        self._network.begin(self._index, in_force)
+        self._network.begin(self._clock.index, in_force)
         self._shortened = False
         self._controls.watch(self._controls_ahead() if self._hook.installed else ())
-        return self._action
+        return self._clock.action
 
     def say(self, keys: Sequence[Hashable] | None) -> None:
         """Tell for which of the evaluation's rows the next U-Net call is, or that it is for none of them: None.
@@ -355,27 +302,8 @@ class SamplingPass:
         self._says = True
         self._said = keys
 
-    def _number_of(self, index: int) -> int:
-        """Return which of the evaluations at the usual size an evaluation is, both counted from 0."""
-        return index - sum(other < index for other in self._elsewhere)
-
-    def _has_risen(self, noise: Tensor | None) -> bool:
-        before, self._noise = self._noise, math.inf if noise is None else float(noise.max())
-        return self._noise > before * RISE
-
-    def _planned(self, *, partial: bool, rose: bool) -> Action:
-        action = self._plan.action(self._number_of(self._index))
-        if (self._postponed or self._has_grown or self._renews or rose) and action is Action.REUSE:
-            action = Action.REFRESH
-        self._has_grown = False
-        self._postponed = partial and action is Action.REFRESH and len(self._store) > 0
-        if self._postponed:
-            return Action.REUSE
-        ends_reuses = action is Action.FULL and self._action is Action.REUSE and self._correction is not None
-        return Action.REFRESH if ends_reuses else action  # whose feature tells what the reuses before it were off
-
     def _choose(self, x: Tensor, timesteps: Tensor | None) -> View | None:
-        if self._index < 0:
+        if self._clock.index < 0:
             return None
         first = self._rows.handed
         said, self._said = self._said, None
@@ -387,13 +315,11 @@ class SamplingPass:
             self._give_up()
         if first == 0 and self._network.note():
             self._begin_anew()
-        self._note_blocks()
-        if self._rows.handed > self._most_rows:
-            self._most_rows = self._rows.handed
-            self._has_grown = self._action is Action.REUSE and first > 0
-        view = None if self._action is Action.FULL else self._view_of(call)
-        if view is None and self._correction is not None and self._correction.owes(self._index, tuple(call.keys)):
-            view = UntouchedView(Repeated())
+        if self._views.note_blocks():
+            self._settling.clear()
+            self._clock.compute()
+        self._clock.count_rows(self._rows.handed, first_call=first == 0)
+        view = self._views.view_of(call, self._clock.action, owes=self._settling.owes(self._clock.index, call))
         if self._shortened and not (view is not None and view.reuses):
             raise RuntimeError(SHORTENED)
         self._shortened = False
@@ -402,69 +328,30 @@ class SamplingPass:
 
     def _will_reuse(self, x: Tensor) -> bool:
         """Tell whether the next call will reuse, whose input is as large as `x`, whichever rows it is for."""
-        kept = self._action is Action.REUSE and self._hold is not None and any(self._shapes.values())
-        kept = kept and same(self._blocks, block_modules(self.unet)) and self._all_heard()
+        kept = self._clock.action is Action.REUSE and self._views.can_reuse()
         kept = kept and not (self._rows.handed == 0 and self._network.has_jumped)
         kept = kept and self._store.serves(self._rows.possible(x), x.shape[2:], x.device)
         self._shortened |= kept
         return kept
 
-    def _all_heard(self) -> bool:
-        """Tell whether the last refresh heard whatever a reuse has to call again."""
-        modules = self._hold.watch.modules(for_reuse=True) if self._hold is not None else ()
-        return all(repeated.covers(modules) for repeated in self._repeated.values())
-
     def _give_up(self) -> None:
         """Compute everything in full from now on: the calls are for rows that nobody can tell."""
         self.statistics.others = True
-        self._action = Action.FULL
+        self._clock.leave_alone()
         self.forget()
-        self._count_corrected()
+        self._settling.count(self.statistics)
 
     def _begin_anew(self) -> None:
         """Make the evaluation in full, and the next one if a line needs two: the network has jumped."""
-        self.statistics.switched += self._action is Action.REUSE
-        self._action = Action.REFRESH if self._action is Action.REUSE else self._action
-        self._renews = self._predictor.remembers
+        self._clock.compute_anew()
+        self.statistics.switched = self._clock.switched
         self.forget()
-
-    def _note_blocks(self) -> None:
-        """Forget what went through other blocks than those that are in the lists now."""
-        now = block_modules(self.unet)
-        if self._blocks and not same(self._blocks, now):
-            self.forget()
-            self._action = Action.REFRESH if self._action is Action.REUSE else self._action
-        self._blocks = now
-
-    def _view_of(self, call: Call) -> View:
-        hold, keys, reuses = self._hold_now(), tuple(call.keys), self._action is Action.REUSE
-        modules = hold.watch.modules(for_reuse=reuses)
-        repeated = self._repeated.get(keys) or Repeated()
-        full_length = self._view == "full-length" or (self._view == "auto" and has_foreign_forward(self.unet))
-        shapes = self._shapes.setdefault(call.signature, {}) if full_length else {}
-        reuses = reuses and repeated.covers(modules) and bool(shapes or not full_length)
-        features = self._store.take(call) if reuses else None
-        if features is None:
-            self._repeated[keys] = repeated = Repeated(modules)
-        else:
-            repeated = repeated.only(modules)
-        if full_length:
-            beside = short_controls(self._control_models(), self.depth) if features else ()
-            return FullLengthView(hold.stand_ins, call.x, features or {}, shapes, repeated, beside)
-        if features is None:
-            return RefreshView(self.unet, self.depth, repeated)
-        return CompactView(hold.stand_ins, features, repeated)
-
-    def _hold_now(self) -> Hold:
-        if self._hold is None or not same(self._hold.blocks, self._blocks):
-            self._hold = Hold(self.unet, self.depth, self._is_hosts)
-        return self._hold
 
     def _count(self, *, reused: bool, first_call: bool) -> None:
         s = self.statistics
         s.calls_reused += reused
         s.calls_full += not reused
-        s.missed += self._meant is Action.REUSE and not reused
+        s.missed += self._clock.meant is Action.REUSE and not reused
         if first_call:
             self._all_reused = True
             s.reused += 1
@@ -477,55 +364,21 @@ class SamplingPass:
         call = self._call
         if call is None:
             return output
-        if view.only_our_hooks and self._hold is not None:
-            self._hold.watch.leave()
+        self._views.leave(view)
         if view.reuses and not view.complete:
             self.forget()
             return output
         if view.reuses:
-            return self._settled(call, self._store.drawn(call, output), reused=True)
+            return self._settling.of_reuse(self._clock.index, call, output)
         self.statistics.kept += self._store.keep(call, view.kept, output)
-        return self._settled(call, output, reused=False)
-
-    def _settled(self, call: Call, output: Any, *, reused: bool) -> Any:
-        """Return the output of a call with what makes up for the reuses before it; see `correction.correction`."""
-        correction, levels, run = self._correction, self._levels, self._run
-        if correction is None or levels is None or run is None or not can_draw(output, call):
-            return output
-        keys, scales = tuple(call.keys), call.scales(levels)
-        counts = scales.of_output if run.takes_denoised else scales.of_noise
-        if reused:
-            return correction.of_reuse(self._index, keys, call.x, call.times, output, counts)
-        layer = head(self.unet)
-        self.statistics.listened |= layer is None and correction.owes(self._index, keys)
-
-        def better(x: Tensor, times: Tensor) -> Tensor | None:
-            feature = None if layer is None else self._store.between(call, x, times)
-            return None if layer is None or feature is None else layer(feature.to(call.x.dtype))
-
-        output = correction.of_full(self._index, keys, output, counts, better)
-        self._count_corrected()
-        return output
-
-    def _count_corrected(self) -> None:
-        """Add to the statistics what the correction has counted since this was called last."""
-        correction = self._correction
-        if correction is not None:
-            self.statistics.corrected += correction.corrected
-            self.statistics.uncorrected += correction.dropped
-            correction.corrected = correction.dropped = 0
+        return self._settling.of_full(self._clock.index, call, output, self.statistics)
 
     def _fail(self, error: Exception) -> None:
         if not self.statistics.error:
             self.statistics.error = f"caching stopped at an error, {of_error(error)}"
             logger.warning("DeepCache: %s", self.statistics.error, exc_info=error)
         self.remove()
-        self._count_corrected()
-
-
-def _is_told(run: SamplerRun, levels: NoiseLevels) -> bool:
-    """Tell whether it is known what an output is to the sampler of a run: a denoised picture, or the noise."""
-    return run.takes_denoised or run.takes_noise(levels.sigma(torch.tensor(run.levels)).double().cpu().numpy())
+        self._settling.count(self.statistics)
 
 
 def _of_each_row(timesteps: Tensor, x: Tensor) -> Tensor:

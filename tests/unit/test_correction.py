@@ -356,7 +356,7 @@ def test_what_is_kept_is_little_and_released(model):
         def noting(denoiser):
             def evaluate(*args, **kwargs):
                 found = passing.wrap(denoiser)(*args, **kwargs)
-                most.append(passing._correction.nbytes)
+                most.append(passing._settling.nbytes)
                 return found
 
             return evaluate
@@ -364,7 +364,7 @@ def test_what_is_kept_is_little_and_released(model):
         SAMPLERS["DPM++ 2M"].sample(model, model.prompts(2), STEPS, wrap=noting)
     rows = 4
     assert max(most) <= 8 * rows * latent  # three reuses in a row: input, output and error of each, less one
-    assert passing._correction.nbytes == 0
+    assert passing._settling.nbytes == 0
 
 
 def test_batches_are_corrected_as_single_pictures_are(model):

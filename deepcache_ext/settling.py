@@ -1,0 +1,97 @@
+"""What a pass returns for the output of a call: drawn after a reuse, and with what makes up for reuses before it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deepcache_ext.correction.correction import Correction
+from deepcache_ext.correction.payback import paybacks
+from deepcache_ext.features.denoised import NoiseLevels
+from deepcache_ext.features.store import Call, RowStore, can_draw
+from deepcache_ext.network.unet import head
+from deepcache_ext.planning.sampler_run import SamplerRun
+from deepcache_ext.statistics import Statistics
+
+
+class Settling:
+    """Settles the outputs of a U-Net's calls, by the features in `store`.
+
+    With `corrects`, and if `run` and `levels` are known, reuses are put right; see `correction.correction`.
+    """
+
+    def __init__(
+        self, unet: nn.Module, store: RowStore, run: SamplerRun | None, levels: NoiseLevels | None, *, corrects: bool
+    ) -> None:
+        self._unet = unet
+        self._store = store
+        self._run = run
+        self._levels = levels
+        self._correction: Correction | None = None
+        if corrects and run is not None and levels is not None:
+            self._correction = Correction(paybacks(run))
+
+    @property
+    def corrects(self) -> bool:
+        """Whether reuses are put right."""
+        return self._correction is not None
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that is held for what is owed, in bytes."""
+        return 0 if self._correction is None else self._correction.nbytes
+
+    def clear(self) -> None:
+        """Forget what is owed."""
+        if self._correction is not None:
+            self._correction.clear()
+
+    def owes(self, index: int, call: Call) -> bool:
+        """Tell whether evaluation `index` has to make up for anything in `call`."""
+        return self._correction is not None and self._correction.owes(index, tuple(call.keys))
+
+    def of_reuse(self, index: int, call: Call, output: Any) -> Any:
+        """Return the output to go on with of a call that reused in evaluation `index`."""
+        output = self._store.drawn(call, output)
+        correction, counts = self._correction, self._counts(call, output)
+        if correction is None or counts is None:
+            return output
+        return correction.of_reuse(index, tuple(call.keys), call.x, call.times, output, counts)
+
+    def of_full(self, index: int, call: Call, output: Any, statistics: Statistics) -> Any:
+        """Return the output to go on with of a call that ran in full in evaluation `index`; count what it put right."""
+        correction, counts = self._correction, self._counts(call, output)
+        if correction is None or counts is None:
+            return output
+        layer = head(self._unet)
+        statistics.listened |= layer is None and self.owes(index, call)
+
+        def better(x: Tensor, times: Tensor) -> Tensor | None:
+            feature = None if layer is None else self._store.between(call, x, times)
+            return None if layer is None or feature is None else layer(feature.to(call.x.dtype))
+
+        output = correction.of_full(index, tuple(call.keys), output, counts, better)
+        self.count(statistics)
+        return output
+
+    def count(self, statistics: Statistics) -> None:
+        """Add to the statistics what was put right, or never will be, since this was called last."""
+        correction = self._correction
+        if correction is not None:
+            statistics.corrected += correction.corrected
+            statistics.uncorrected += correction.dropped
+            correction.corrected = correction.dropped = 0
+
+    def _counts(self, call: Call, output: Any) -> Tensor | None:
+        """Return what an output counts in what the sampler gets, shape (rows, 1, 1, 1); None if none is put right."""
+        if self._correction is None or self._levels is None or self._run is None or not can_draw(output, call):
+            return None
+        scales = call.scales(self._levels)
+        return scales.of_output if self._run.takes_denoised else scales.of_noise
+
+
+def is_told(run: SamplerRun, levels: NoiseLevels) -> bool:
+    """Tell whether it is known what an output is to the sampler of a run: a denoised picture, or the noise."""
+    return run.takes_denoised or run.takes_noise(levels.sigma(torch.tensor(run.levels)).double().cpu().numpy())
