@@ -12,10 +12,11 @@ from torch import Tensor
 
 from deepcache_ext.webui.expected_run import ExpectedRuns
 from deepcache_ext.webui.hosts import host
+from deepcache_ext.webui.hosts.samplers import scheduler_of
 from deepcache_ext.webui.options import INFOTEXT_KEYS, Options, given, overridden, resolved
 from deepcache_ext.webui.plot_cells import overrides_of
 from deepcache_ext.webui.presets import for_run, left_alone
-from deepcache_ext.webui.reports import NOT_USED, JobReport, PassReport, explain
+from deepcache_ext.webui.reports import NOT_USED, JobReport, PassKind, PassReport, explain
 from deepcache_ext.webui.running_pass import RunningPass
 from deepcache_ext.webui.tuning.tuned import TunedPlans
 from deepcache_ext.webui.tuning.tuned_runs import TunedRun, tuned_run
@@ -179,15 +180,15 @@ class Controller:
         options = (own or outermost).asked
         if options is None:
             return None, None
-        kind = "hires" if hires else "txt2img" if hasattr(sampler.p, "enable_hr") else "img2img"
-        report = PassReport(f"inner {kind}" if inner else kind, sampler.config.name)
+        kind: PassKind = "hires" if hires else "txt2img" if hasattr(sampler.p, "enable_hr") else "img2img"
+        report = PassReport(kind, sampler.config.name, inner=inner)
         outermost.report.passes.append(report)
         self.last_report = outermost.report  # what a pass did is known when it ends, whatever becomes of its job
         settings = options.hires if hires else options.base if first else options.others
         if settings is None or (inner and not (outermost.asked or options).inner):
             report.reason = "switched off for this pass"
             return report, None
-        img2img, scheduler = kind != "txt2img", _scheduler(sampler.p)
+        img2img, scheduler = kind != "txt2img", scheduler_of(sampler.p, hires=hires)
         expected = outermost.expected.of(
             sampler, steps, func, img2img=img2img, scheduler=scheduler, asks=settings.reuses
         )
@@ -239,11 +240,6 @@ def _write(p: Any, options: Options) -> None:
     for key in INFOTEXT_KEYS:
         p.extra_generation_params.pop(key, None)
     p.extra_generation_params.update(options.infotext())
-
-
-def _scheduler(p: Any) -> str:
-    """Return the name of the scheduler that the running pass of `p` was asked for; "" if it was not."""
-    return str(getattr(p, "hr_scheduler" if getattr(p, "is_hr_pass", False) else "scheduler", None) or "")
 
 
 def _wait_for(made: Any) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from deepcache_ext.sentence import counted
 from deepcache_ext.statistics import Statistics
+
+PassKind = Literal["txt2img", "img2img", "hires"]
 
 NOT_USED = "DeepCache not used"
 """The infotext key of the reason why a picture was made without caching."""
@@ -20,9 +22,12 @@ NO_EVALUATION = "the sampler made no evaluation"
 class PassReport:
     """What one pass did."""
 
-    name: str
-    """"txt2img", "img2img" or "hires", with "inner " before it if another extension made it."""
+    kind: PassKind
     sampler: str
+    inner: bool = False
+    """Whether another extension made it."""
+    name: str = field(init=False)
+    """Its kind, as it is told, with "inner " before it if it is one."""
     planned: int | None = None
     """Evaluations that the sampler was expected to make; None if nobody knows."""
     plan: str = ""
@@ -47,6 +52,9 @@ class PassReport:
     reason: str = ""
     """Why nothing was cached, why caching ended early, why more evaluations were full than planned, or why what some
     reuses were off is not made up for."""
+
+    def __post_init__(self) -> None:
+        self.name = f"inner {self.kind}" if self.inner else self.kind
 
     def __str__(self) -> str:
         s = self.statistics

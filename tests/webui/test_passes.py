@@ -142,6 +142,15 @@ def test_the_hires_pass_starts_anew_with_its_own_settings(controller, hires, exp
     )
 
 
+@pytest.mark.parametrize(("own", "planned"), [(None, 12), ("Karras", 11)])
+def test_the_hires_pass_is_planned_by_the_first_ones_scheduler_if_it_has_none(controller, own, planned):
+    p = Processing()
+    p.scheduler, p.hr_scheduler, p.is_hr_pass = "KL Optimal", own, True
+    job(controller, p, ON | {"interval": 1}, name="Heun")
+    (done,) = controller.last_report.passes
+    assert (done.kind, done.inner, done.planned) == ("hires", False, planned)
+
+
 @pytest.mark.parametrize("filtered", [True, False])
 @pytest.mark.parametrize("inner_wanted", [True, False])
 def test_inner_jobs_are_cached_if_wanted_whether_or_not_they_run_our_script(controller, inner_wanted, filtered):

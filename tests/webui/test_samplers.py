@@ -1,6 +1,7 @@
 """What a host's samplers are by name, and what shows of a run that is launched."""
 
 import functools
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from deepcache_ext.planning.dry_run import UnansweredError
 from deepcache_ext.planning.sampler_run import SamplerRun
 from deepcache_ext.webui.hosts import host
 from deepcache_ext.webui.hosts.dry_runs import Launched
-from deepcache_ext.webui.hosts.samplers import Samplers
+from deepcache_ext.webui.hosts.samplers import Samplers, scheduler_of
 
 samplers = host.samplers
 
@@ -132,3 +133,18 @@ def test_a_run_that_shows_nothing_is_not_asked(run):
     assert not launched(run).can_be_asked
     with pytest.raises(UnansweredError, match="the host does not show how it is called"):
         launched(run).ask(None)
+
+
+@pytest.mark.parametrize(
+    ("asked", "first", "second"),
+    [
+        ({}, "", ""),
+        ({"scheduler": "Karras"}, "Karras", "Karras"),
+        ({"scheduler": "Karras", "hr_scheduler": None}, "Karras", "Karras"),
+        ({"scheduler": "Karras", "hr_scheduler": "DDIM"}, "Karras", "DDIM"),
+        ({"scheduler": None, "hr_scheduler": "DDIM"}, "", "DDIM"),
+    ],
+)
+def test_hires_fix_has_the_first_passs_scheduler_unless_it_has_one_of_its_own(asked, first, second):
+    p = SimpleNamespace(**asked)
+    assert (scheduler_of(p, hires=False), scheduler_of(p, hires=True)) == (first, second)

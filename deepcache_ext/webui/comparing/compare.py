@@ -23,6 +23,7 @@ from deepcache_ext.webui.comparing.comparison_grid import array, difference_of, 
 from deepcache_ext.webui.comparing.stopwatch import Stopwatch
 from deepcache_ext.webui.host_jobs import copied, evaluations_by_steps, expect, pictures_of
 from deepcache_ext.webui.hosts import host
+from deepcache_ext.webui.hosts.samplers import scheduler_of
 from deepcache_ext.webui.options import Flag
 from deepcache_ext.webui.passes import Controller
 from deepcache_ext.webui.plot_cells import override
@@ -108,7 +109,7 @@ class Comparer:
         comparison = Comparison(
             checkpoint=str(job.sd_model_name),
             sampler=str(p.sampler_name),
-            scheduler=str(getattr(p, "scheduler", None) or ""),
+            scheduler=scheduler_of(p, hires=False),
             width=int(p.width),
             height=int(p.height),
             seeds=[int(seed) for seed in job.all_seeds],
@@ -234,8 +235,8 @@ def _as_many_steps(p: Any, full: Row, passes: Sequence[PassReport]) -> tuple[int
 
     A pass that was not cached keeps its steps.
     """
-    base = [done for done in passes if done.name in {"txt2img", "img2img"} and done.cost]
-    hires = [done for done in passes if done.name == "hires" and done.cost]
+    base = [done for done in passes if done.kind != "hires" and not done.inner and done.cost]
+    hires = [done for done in passes if done.kind == "hires" and not done.inner and done.cost]
     if not base and not hires:
         return None
     found = (_cheapest(p, full.steps, base), _cheapest(p, full.hires_steps, hires))
@@ -246,11 +247,9 @@ def _cheapest(p: Any, steps: int, passes: Sequence[PassReport]) -> int | None:
     """Return how many of `steps` come nearest to the mean cost of passes; None if it can't be told."""
     if not passes:
         return steps
-    name, sampler = passes[0].name, passes[0].sampler
-    scheduler = getattr(p, "scheduler", None) or ""
-    if name == "hires":
-        scheduler = getattr(p, "hr_scheduler", None) or scheduler
-    evaluations = evaluations_by_steps(p, sampler, str(scheduler), steps, kind=name)
+    kind, sampler = passes[0].kind, passes[0].sampler
+    scheduler = scheduler_of(p, hires=kind == "hires")
+    evaluations = evaluations_by_steps(p, sampler, scheduler, steps, kind=kind)
     return nearest(evaluations, sum(done.cost for done in passes) / len(passes)) if evaluations else None
 
 

@@ -106,6 +106,15 @@ class Samplers:
         return int(min(denoising, 0.999) * steps) + 1
 
 
+def scheduler_of(p: Any, *, hires: bool) -> str:
+    """Return the name of the scheduler that a pass of the host's processing object `p` is asked for; "" if of none.
+
+    The pass of hires fix has the first pass's unless it is asked for one of its own.
+    """
+    own = getattr(p, "hr_scheduler", None) if hires else None
+    return str(own or getattr(p, "scheduler", None) or "")
+
+
 def _timesteps(steps: int, *, img2img: bool) -> int:
     return steps - 1 if img2img else _spaced(steps + bool(shared.opts.always_discard_next_to_last_sigma))
 

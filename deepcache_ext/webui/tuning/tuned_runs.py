@@ -10,7 +10,7 @@ from typing import Any
 from deepcache_ext.planning.settings import Settings
 from deepcache_ext.webui.family import Family
 from deepcache_ext.webui.hosts import host
-from deepcache_ext.webui.hosts.samplers import AUTOMATIC
+from deepcache_ext.webui.hosts.samplers import AUTOMATIC, scheduler_of
 from deepcache_ext.webui.options import Options
 from deepcache_ext.webui.presets import PRESETS
 from deepcache_ext.webui.tuning.tuned import Key, Plan, TunedPlans
@@ -66,7 +66,7 @@ def key_of_job(p: Any) -> Key | None:
     """Return what plans for the first pass of the host's processing object `p` are kept under."""
     img2img = not hasattr(p, "enable_hr")
     steps = host.samplers.img2img_steps(p.steps, p.denoising_strength) if img2img else p.steps
-    return key_of(str(p.sampler_name), getattr(p, "scheduler", None), steps, img2img=img2img)
+    return key_of(str(p.sampler_name), scheduler_of(p, hires=False), steps, img2img=img2img)
 
 
 def plan_for(options: Options, key: Key | None, plans: TunedPlans, family: Family) -> Plan | None:
