@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
-from deepcache_ext.planning.placement import Rule, full_evaluations, longest_gap, rule_for, spread
+from deepcache_ext.planning.placement import SPARSE, Rule, full_evaluations, longest_gap, rule_for, spread
 from deepcache_ext.planning.sampler_kind import SamplerKind
 from deepcache_ext.planning.schedule import Action, Schedule
 from deepcache_ext.planning.settings import Settings
@@ -54,10 +54,19 @@ def nearest(evaluations: Mapping[int, int], spent: float) -> int:
 
 
 def _ways(settings: Settings, sampler: SamplerKind) -> Iterator[tuple[Rule, int, str]]:
-    """Yield how else full evaluations can be spread, at which depth, and whether features are forecast."""
+    """Yield how else full evaluations can be spread, at which depth, and whether features are forecast.
+
+    At a high speed without noise a full evaluation more is worth most. Where reuses are corrected, no other depth and
+    nothing that is not forecast comes near: neither is corrected.
+    """
     own, depth = rule_for(sampler, settings), sampler.depth(settings)
+    if depth and not sampler.noisy and settings.speed_up > SPARSE:
+        yield own, 0, "on"
     yield _HALFWAY, depth, "on"
     yield _TO_THE_END, depth, "on"
+    if sampler.corrects(settings):
+        yield _GROWING if own.growth == 1 else _EVEN, depth, "on"
+        return
     depths = [other for other in (0, 1, 2) if other != depth and (other or not sampler.noisy)]
     yield own, depths[0], "on"
     yield _GROWING if own.growth == 1 else _EVEN, depth, "on"

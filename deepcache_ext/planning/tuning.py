@@ -1,21 +1,22 @@
-"""Finding the plan whose final pictures are closest, by trying some on a few seeds."""
+"""Finding the plan whose final pictures are closest, by trying those that may win, in a fixed number of pictures."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 from deepcache_ext.planning.settings import Settings
 
-SEEDS = 3
-"""How often pictures are made of each way that is still in question."""
-TRIED = 4
-"""How many other plans are tried for a speed."""
+TRIED = 2
+"""How many other plans are tried in all: those that are likeliest to win."""
 MARGIN = 1.0
 """By how many dB another plan has to be closer in the mean, and in no picture less close, to be taken."""
-SURE = 1.0
-"""By how many dB a plan has to be closer than fewer steps to be called so: a few pictures don't tell less."""
+SURE = 2.0
+"""By how many dB a plan has to be closer than fewer steps to be called so: one picture doesn't tell less."""
+
+_FIRST, _SECOND = 0, 1
+"""The seeds: all is made of the first one; of the second, what decides about the best of the other plans."""
 
 Closeness = Callable[[Settings | int, int], Sequence[float]]
 """Takes settings, or a number of steps without a cache, and the number of a seed from 0; returns the PSNR in dB of each
@@ -28,13 +29,14 @@ class Question:
 
     usual: Settings
     others: tuple[Settings, ...]
-    fewer: Mapping[Settings, int]
-    """As many steps without a cache as cost the same, by plan."""
+    """The other plans to try."""
+    fewer: int
+    """As many steps without a cache as cost the same."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What was found out."""
+    """What was found out. The figures are those of the first seed, of which everything is made."""
 
     settings: Settings
     """The plan whose pictures are closest: the usual one, unless another is clearly closer."""
@@ -53,40 +55,45 @@ class Answer:
 
 
 def is_surely_closer(one: float, other: float) -> bool:
-    """Tell whether the first of two mean PSNRs in dB is higher by more than a few pictures leave open."""
+    """Tell whether the first of two PSNRs in dB is higher by more than a picture or a few leave open."""
     return one - other > SURE
 
 
-def runs(questions: Mapping[str, Question], share: Mapping[str, float], seeds: int = SEEDS) -> float:
-    """Return about how many full runs a search takes; `share` tells what a run at a speed is of a full one.
+def pictures(questions: Mapping[str, Question]) -> int:
+    """Return how many pictures a search makes, the full ones included.
 
-    It assumes that every other speed adds one more plan to compare.
+    They are the full one, each question's ways and fewer steps, and three of the second seed if there are other plans.
     """
-    each = (len(question.others) + 1 + 1.5 * (seeds - 1) + seeds for question in questions.values())
-    return seeds + sum(count * share[name] for name, count in zip(questions, each, strict=True))
+    others = sum(len(question.others) for question in questions.values())
+    return 1 + 2 * len(questions) + others + (3 if others else 0)
 
 
-def answers(
-    questions: Mapping[str, Question], closeness: Closeness, seeds: int = SEEDS
-) -> Iterator[tuple[str, Answer]]:
+def answers(questions: Mapping[str, Question], closeness: Closeness) -> Iterator[tuple[str, Answer]]:
     """Yield each question's name and answer, one after the other, so that what is found stays if `closeness` raises.
 
-    All ways are tried on the first seed; the closest one and the usual one on the others.
+    All ways are tried on the first seed, and the usual ones are the answers so far. Of the other plans the one that is
+    ahead by most is tried on the second seed as well, beside its usual one; that question's answer comes
+    once more if it has changed.
     """
+    first, found = {}, {}
     for name, question in questions.items():
-        first = {way: list(closeness(way, 0)) for way in (question.usual, *question.others)}
-        best = max(question.others, key=lambda way: fmean(first[way]), default=question.usual)
-        finalists = {way: first[way] for way in (question.usual, best)}
-        if fmean(first[best]) <= fmean(first[question.usual]):
-            finalists = {question.usual: first[question.usual]}
-        for seed in range(1, seeds):
-            for way in finalists:
-                finalists[way].extend(closeness(way, seed))
-        usual = finalists[question.usual]
-        chosen = best if best in finalists and _is_clearly_closer(finalists[best], usual) else question.usual
-        steps = question.fewer[chosen]
-        fewer = [value for seed in range(seeds) for value in closeness(steps, seed)]
-        yield name, Answer(chosen, fmean(finalists[chosen]), fmean(usual), steps, fmean(fewer))
+        for way in (question.usual, *question.others):
+            first[name, way] = closeness(way, _FIRST)
+        usual = fmean(first[name, question.usual])
+        found[name] = Answer(question.usual, usual, usual, question.fewer, fmean(closeness(question.fewer, _FIRST)))
+        yield name, found[name]
+    gains = {
+        (name, way): fmean(first[name, way]) - found[name].usual
+        for name, question in questions.items()
+        for way in question.others
+    }
+    if not gains:
+        return
+    name, best = max(gains, key=lambda tried: gains[tried])
+    usual_way = questions[name].usual
+    one, other = ([*first[name, way], *closeness(way, _SECOND)] for way in (best, usual_way))
+    if _is_clearly_closer(one, other):
+        yield name, replace(found[name], settings=best, psnr=fmean(first[name, best]))
 
 
 def _is_clearly_closer(one: Sequence[float], other: Sequence[float]) -> bool:

@@ -14,6 +14,7 @@ from deepcache_ext.webui.comparing.compare import Comparer
 from deepcache_ext.webui.hosts import host
 from deepcache_ext.webui.options import CONTROLS, Control, Flag, written
 from deepcache_ext.webui.passes import Controller
+from deepcache_ext.webui.tuning.questions import PICTURES
 from deepcache_ext.webui.tuning.tune import TITLE, Tuner
 
 
@@ -71,10 +72,10 @@ def tune_by(host_api: Any, tuner: Tuner, request: Mapping[str, Any]) -> dict[str
 
 
 def tuned(tuner: Tuner) -> dict[str, Any]:
-    """Return all plans that are kept, and what is wrong with their file, if something is."""
+    """Return how many pictures a tuning makes, all plans that are kept, and what may be wrong with their file."""
     found = tuner.plans.all()
     plans = [dataclasses.asdict(key) | {"presets": dict(of_key)} for key, of_key in found.items()]
-    return {"file": str(tuner.plans.file), "problem": tuner.plans.problem, "plans": plans}
+    return {"pictures": PICTURES, "file": str(tuner.plans.file), "problem": tuner.plans.problem, "plans": plans}
 
 
 def forget(tuner: Tuner) -> dict[str, int]:

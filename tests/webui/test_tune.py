@@ -5,13 +5,20 @@ import json
 import pytest
 from modules import shared
 
+from deepcache_ext.webui import api
 from deepcache_ext.webui.passes import Controller
+from deepcache_ext.webui.tuning.questions import PICTURES
 from deepcache_ext.webui.tuning.tune import Tuner
+from deepcache_ext.webui.tuning.tune_panel import ABOUT
 from deepcache_ext.webui.tuning.tuned import Key, TunedPlans
 from tests.webui.support import PictureHost, load_checkpoint
 from tests.webui.test_compare import Tab as OfComparison
 
 KEY = Key("one", "Euler", "Automatic", "txt2img", 12)
+
+
+OTHERS_OF_QUALITY = (2, 10)
+"""The numbers of the pictures of another plan for Quality: after the full one and the usual one, and last but one."""
 
 
 class Tab(OfComparison):
@@ -20,15 +27,16 @@ class Tab(OfComparison):
 
 @pytest.fixture
 def host(controller, monkeypatch, tmp_path):
-    """Have the host make grey pictures, closer to the full ones the later the last full evaluation is."""
+    """Have the host make grey pictures, of which those of Quality's other plan are closest to the full ones."""
     controller.remove()
     load_checkpoint("one", sd_model_hash="one")
     controller = Controller(TunedPlans(tmp_path / "plans.json"))
     controller.install()
 
     def grey(p):
-        steps = str(p.extra_generation_params.get("DeepCache steps", ""))
-        return 112 - (int(steps.rsplit(", ", 1)[-1]) if steps else p.steps)
+        if "DeepCache enabled" not in p.extra_generation_params:
+            return 100 + 20 * (p.steps < Tab.steps)
+        return 102 if len(host.made) - 1 in OTHERS_OF_QUALITY else 110
 
     host = PictureHost(controller, monkeypatch, grey)
     host.tuner = Tuner(controller)
@@ -39,12 +47,15 @@ def host(controller, monkeypatch, tmp_path):
 def test_the_closest_plan_of_each_preset_is_kept(host):
     result = host.tuner.run(Tab())
     tuning = host.tuner.last
-    assert (tuning.key, tuning.seeds, tuning.note) == (KEY, [5, 6, 7], "")
+    assert (tuning.key, tuning.seeds, tuning.note) == (KEY, [5, 6], "")
+    assert len(host.made) == tuning.pictures == PICTURES == shared.state.job_count
+    assert f"Makes {PICTURES} pictures" in ABOUT
+    assert api.tuned(host.tuner)["pictures"] == tuning.as_json()["pictures"] == PICTURES
     kept = host.tuner.plans.of(KEY)
     assert kept == tuning.plans
     assert set(kept) == {"Quality", "Balanced", "Fast"}
-    assert all(plan.psnr >= plan.usual for plan in kept.values())
-    assert any(plan.psnr > plan.usual and plan.steps[-1] == 11 for plan in kept.values())
+    assert [name for name, plan in kept.items() if plan.psnr > plan.usual] == ["Quality"]
+    assert kept["Quality"].steps == host.made[OTHERS_OF_QUALITY[0]].deepcache_overrides.values["steps"]
     assert len(result.images) == 1 + 3
     assert all(sentence in result.comments for sentence in tuning.sentences())
     json.dumps(tuning.as_json())
@@ -71,7 +82,7 @@ def exchange():
     ],
 )
 def test_what_is_found_until_the_end_is_kept(host, what, note):
-    host.during = lambda number: what() if number == 16 else None
+    host.during = lambda number: what() if number == 5 else None
     host.tuner.run(Tab())
     assert set(host.tuner.plans.of(KEY)) == {"Quality"}
     assert host.tuner.last.note == f"The tuning ended early: {note}. What was found until then is kept."

@@ -110,7 +110,14 @@ def test_a_preset_makes_the_plan_and_infotext_names_its_evaluations(tuned):
 
 
 @pytest.mark.parametrize(
-    "values", [{"preset": "Quality"}, {"preset": "Fast", "start": 0.5}, {"preset": "Fast", "forecast": "off"}], ids=str
+    "values",
+    [
+        {"preset": "Quality"},
+        {"preset": "Fast", "start": 0.5},
+        {"preset": "Fast", "forecast": "off"},
+        {"preset": "Fast", "correction": "off"},
+    ],
+    ids=str,
 )
 def test_other_presets_and_windows_are_left_as_they_are(tuned, values):
     tab = begun(tuned, {"enabled": True} | values)

@@ -11,9 +11,8 @@ from typing import Any
 from modules import processing, shared
 from PIL import Image
 
-from deepcache_ext.planning.sampler_kind import SamplerKind
 from deepcache_ext.planning.settings import Settings
-from deepcache_ext.planning.tuning import Answer, answers, runs
+from deepcache_ext.planning.tuning import Answer, answers, pictures
 from deepcache_ext.sentence import of_error
 from deepcache_ext.webui.comparing.closeness import psnr
 from deepcache_ext.webui.comparing.comparison import listed
@@ -22,7 +21,7 @@ from deepcache_ext.webui.host_jobs import copied, evaluations_by_steps, expect, 
 from deepcache_ext.webui.hosts import host
 from deepcache_ext.webui.passes import Controller
 from deepcache_ext.webui.plot_cells import override
-from deepcache_ext.webui.presets import CUSTOM, PRESETS, left_alone
+from deepcache_ext.webui.presets import CUSTOM, left_alone
 from deepcache_ext.webui.tuning.questions import questions
 from deepcache_ext.webui.tuning.tuned import Key, Plan, TunedPlans
 from deepcache_ext.webui.tuning.tuned_runs import changes_in_mid_run, key_of_job, named
@@ -30,7 +29,6 @@ from deepcache_ext.webui.tuning.tuned_runs import changes_in_mid_run, key_of_job
 logger = logging.getLogger("deepcache")
 
 TITLE = "DeepCache tuning"
-USUAL_STEPS = 20
 
 
 @dataclass
@@ -41,8 +39,10 @@ class Tuning:
     seeds: list[int] = field(default_factory=list)
     plans: dict[str, Plan] = field(default_factory=dict)
     """By preset."""
+    pictures: int = 0
+    """How many were made."""
     full_pictures: float = 0.0
-    """As many full pictures would have taken as long."""
+    """As many full ones would have taken as long."""
     seconds: float = 0.0
     note: str = ""
     """Why it ended early, or what could not be kept."""
@@ -50,7 +50,7 @@ class Tuning:
     def as_json(self) -> dict[str, Any]:
         """Return everything for the API."""
         presets = {name: asdict(plan) | {"worth_it": plan.is_worth_it} for name, plan in self.plans.items()}
-        found = {name: getattr(self, name) for name in ("seeds", "full_pictures", "seconds", "note")}
+        found = {name: getattr(self, name) for name in ("seeds", "pictures", "full_pictures", "seconds", "note")}
         return asdict(self.key) | {"presets": presets, "sentences": self.sentences(), **found}
 
     def sentences(self) -> list[str]:
@@ -81,12 +81,6 @@ class Tuner:
             raise ValueError("tuning needs a controller with plans; got one without")
         self.plans: TunedPlans = controller.plans
 
-    @property
-    def full_pictures(self) -> int:
-        """About how many full pictures take as long as a tuning of a usual run."""
-        asked = questions(SamplerKind(), USUAL_STEPS, "SD1", {steps: steps for steps in range(1, USUAL_STEPS + 1)})
-        return round(runs(asked, {name: 1 / PRESETS[name]["SD1"]["speed_up"] for name in asked}))
-
     def run(self, p: Any) -> Any:
         """Tune for the host's processing object `p`, and return the host's Processed.
 
@@ -109,7 +103,7 @@ class Tuner:
             self._search(p, search, key, tuning)
         except _Stopped as stopped:
             tuning.note = f"The tuning ended early: {stopped}. What was found until then is kept."
-        tuning.seeds, tuning.full_pictures = search.seeds, round(search.spent, 1)
+        tuning.seeds, tuning.pictures, tuning.full_pictures = search.seeds, search.count, round(search.spent, 1)
         tuning.seconds = time.perf_counter() - began
         for sentence in tuning.sentences():
             print(f"DeepCache tuning: {sentence}")
@@ -119,7 +113,7 @@ class Tuner:
         kind, family = host.samplers.kind(key.sampler), host.loaded().family
         evaluations = evaluations_by_steps(p, key.sampler, key.scheduler, p.steps, kind=key.kind)
         asked = questions(kind, key.evaluations, family, evaluations)
-        expect(runs(asked, dict.fromkeys(asked, 1.0)))
+        expect(pictures(asked))
         for name, answer in answers(asked, search.closeness):
             tuning.plans[name] = _plan(answer)
             try:
@@ -135,6 +129,8 @@ class _Search:
         self.first: Any = None
         """The host's Processed with the first full pictures."""
         self.seeds: list[int] = []
+        self.count = 0
+        """How many pictures were made; a batch counts as one."""
         self.spent = 0.0
         """Time spent, as that of so many full pictures."""
         self._p = p
@@ -161,8 +157,8 @@ class _Search:
         if isinstance(way, int):
             made = self._make(seed, way, {"enabled": False})
         else:
-            settings = {"enabled": True, "preset": CUSTOM, "start": 0.0, "end": 1.0, "hires": "same", "inner": False}
-            made = self._make(seed, self._p.steps, settings | named(way))
+            of_preset = {"start": 0.0, "end": 1.0, "correction": "on", "hires": "same", "inner": False}
+            made = self._make(seed, self._p.steps, {"enabled": True, "preset": CUSTOM} | of_preset | named(way))
         pictures, processed, _ = made
         if len(pictures) < len(full) or not full:
             raise _Stopped("it was interrupted")
@@ -194,7 +190,7 @@ class _Search:
         if hasattr(job, "enable_hr"):
             job.enable_hr = False
         override(job, overrides)
-        shared.state.job = f"tuning, {shared.state.job_no + 1} out of about {shared.state.job_count}"
+        shared.state.job = f"tuning, {shared.state.job_no + 1} out of {shared.state.job_count}"
         began = time.perf_counter()
         try:
             processed = processing.process_images(job)
@@ -204,6 +200,7 @@ class _Search:
             logger.exception("%s could not make a picture", TITLE)
             raise _Stopped(of_error(error)) from None
         seconds = time.perf_counter() - began
+        self.count += 1
         self.spent += seconds / self._full_seconds if self._full_seconds else 1.0
         return pictures_of(processed, job), processed, seconds
 

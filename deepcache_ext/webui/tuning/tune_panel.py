@@ -10,11 +10,13 @@ import gradio as gr
 
 from deepcache_ext.webui.hosts import host
 from deepcache_ext.webui.panel import Panel
+from deepcache_ext.webui.tuning.questions import PICTURES
 from deepcache_ext.webui.tuning.tune import TITLE, Tuner
 
 ABOUT = (
-    "Finds, for each preset, the plan whose pictures are closest on the loaded checkpoint, with this tab's prompt, "
-    "sampler and steps. Takes about as long as {pictures} full pictures; a batch of several finds out more surely."
+    "Finds, for the presets, plans whose pictures are closer on the loaded checkpoint, with this tab's prompt, sampler "
+    f"and steps. Makes {PICTURES} pictures, most of them faster than a full one. With a batch size of several it makes "
+    "as many batches, and finds out more surely."
 )
 
 
@@ -25,7 +27,7 @@ class TunePanel:
         self._tuner = tuner
         self._pressed = False
         """Whether the panel's button has started what is running."""
-        gr.HTML(f"<p>{ABOUT.format(pictures=tuner.full_pictures)}</p>")
+        gr.HTML(f"<p>{ABOUT}</p>")
 
     def connect(self, panel: Panel, script_list: Any, generate: str, finished: Any) -> None:
         """Have the panel's buttons start a tuning and forget what was found; `generate` is the id of the host's button.
@@ -40,7 +42,7 @@ class TunePanel:
 
     def _press(self) -> list[Any]:
         self._pressed = True
-        return [gr.update(value=TITLE), _paragraphs([ABOUT.format(pictures=self._tuner.full_pictures)])]
+        return [gr.update(value=TITLE), _paragraphs([ABOUT])]
 
     def _finish(self) -> list[Any]:
         tuning = self._tuner.last

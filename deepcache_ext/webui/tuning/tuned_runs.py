@@ -16,7 +16,7 @@ from deepcache_ext.webui.presets import PRESETS
 from deepcache_ext.webui.tuning.tuned import Key, Plan, TunedPlans
 
 _SCHEDULED = re.compile(r"\[[^\[\]]*[:|]")
-_MATTER = ("schedule", "speed_up", "depth", "start", "end", "forecast")
+_MATTER = ("schedule", "speed_up", "depth", "start", "end", "forecast", "correction")
 """The settings that a preset's plan depends on."""
 
 
