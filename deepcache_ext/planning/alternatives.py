@@ -56,14 +56,14 @@ def nearest(evaluations: Mapping[int, int], spent: float) -> int:
 def _ways(settings: Settings, sampler: SamplerKind) -> Iterator[tuple[Rule, int, str]]:
     """Yield how else full evaluations can be spread, at which depth, and whether features are forecast.
 
-    At a high speed without noise a full evaluation more is worth most. Where reuses are corrected, no other depth and
-    nothing that is not forecast comes near: neither is corrected.
+    At a high speed without noise a full evaluation more is worth most; next come spreads that are like the usual one.
+    Where reuses are corrected, no other depth and nothing that is not forecast comes near: neither is corrected.
     """
     own, depth = rule_for(sampler, settings), sampler.depth(settings)
     if depth and not sampler.noisy and settings.speed_up > SPARSE:
         yield own, 0, "on"
-    yield _HALFWAY, depth, "on"
-    yield _TO_THE_END, depth, "on"
+    spreads = (_HALFWAY, _TO_THE_END) if own.growth > 1 else (_TO_THE_END, _HALFWAY)
+    yield from ((rule, depth, "on") for rule in spreads)
     if sampler.corrects(settings):
         yield _GROWING if own.growth == 1 else _EVEN, depth, "on"
         return

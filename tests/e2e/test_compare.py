@@ -40,13 +40,17 @@ def test_figures_are_those_of_the_pictures_and_pictures_those_of_the_tab(maker, 
         maker, {"choices": ["Balanced", "Panel's settings"]}, alwayson_scripts=panel(speed_up=1.3), **request
     )
     comparison = maker.last_run()["comparison"]
-    assert [choice["label"] for choice in comparison["choices"]] == ["Balanced", "Panel's settings"]
-    fewer = [choice["fewer_steps"] for choice in comparison["choices"]]
+    balanced, uncorrected, own = comparison["choices"]
+    assert [choice["label"] for choice in (balanced, own)] == ["Balanced", "Panel's settings"]
+    assert (uncorrected["label"], uncorrected["fewer_steps"]) == ("Balanced, correction off", None)
+    assert uncorrected["psnr"] != balanced["psnr"]
+    fewer = [choice["fewer_steps"] for choice in (balanced, own)]
     wanted = [
         ({}, None, comparison["full"]),
-        ({}, {"preset": "Balanced"}, comparison["choices"][0]),
+        ({}, {"preset": "Balanced"}, balanced),
         (with_steps(fewer[0]), None, fewer[0]),
-        ({}, {"speed_up": 1.3}, comparison["choices"][1]),
+        ({}, {"preset": "Balanced", "correction": "off"}, uncorrected),
+        ({}, {"speed_up": 1.3}, own),
         (with_steps(fewer[1]), None, fewer[1]),
     ]
     _, *pictures = reply["images"]
@@ -68,8 +72,14 @@ def panel(**values):
     return {"DeepCache": {"args": [{"enabled": False} | values]}}
 
 
+@pytest.mark.parametrize("sampler", ["Heun", "UniPC"])
+def test_there_is_no_row_without_the_correction_where_nothing_is_corrected(maker, sampler):
+    compare(maker, ["Balanced"], False, sampler_name=sampler)
+    assert labels(maker.last_run()["comparison"]) == ["Balanced"]
+
+
 def test_several_seeds_give_the_mean_and_the_worst(maker):
-    reply = compare(maker, ["Fast"], True, True, n_iter=2)
+    reply = compare(maker, ["Fast"], True, True, n_iter=2, sampler_name="Heun")
     (choice,) = maker.last_run()["comparison"]["choices"]
     grid, *pictures = reply["images"]
     assert len(pictures) == 6 + 4
@@ -93,13 +103,14 @@ def test_the_bench_asks_a_running_host_and_prints_a_table(server, maker, tmp_pat
     assert webui_closeness.main([server.address, "--auth", f"{USER}:{PASSWORD}", *asked]) == 0
     lines = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()]
     assert lines[0] == list(webui_closeness.HEADINGS)
-    full, fast, fewer = lines[2:5]
+    full, fast, fewer, uncorrected = lines[2:6]
+    assert uncorrected[2:4] == ["Fast, correction off", "12"]
     assert [line[2:4] for line in (full, fast, fewer)] == [["full", "12"], ["Fast", "12"], ["fewer steps", fewer[3]]]
     comparison = maker.last_run()["comparison"]
     assert {line[0] for line in (full, fast, fewer)} == {comparison["checkpoint"]}
     assert float(fast[7].split()[0]) >= float(fast[7].split("(")[1].rstrip(")"))
-    assert comparison["device"] in lines[6][0]
-    assert "2 prompts of 2 seeds" in lines[6][0]
+    assert comparison["device"] in lines[7][0]
+    assert "2 prompts of 2 seeds" in lines[7][0]
     assert webui_closeness.main(["http://127.0.0.1:9", "--prompts", str(prompts)]) == 1
     assert "is the WebUI running with --api" in capsys.readouterr().err
 
@@ -130,8 +141,8 @@ def labels(comparison):
 def test_an_interruption_keeps_what_is_done(maker):
     status, answer = while_making(maker, "Fast", lambda: maker.server.post("/sdapi/v1/interrupt"))
     comparison = maker.last_run()["comparison"]
-    assert (status, len(answer["images"])) == (200, 4)
-    assert labels(comparison) == ["Balanced", "20 steps"]
+    assert (status, len(answer["images"])) == (200, 5)
+    assert labels(comparison) == ["Balanced", "20 steps", "Balanced, correction off"]
     assert comparison["note"] == "ended before Fast was finished"
 
 
@@ -140,7 +151,7 @@ def test_an_error_keeps_what_is_done(maker):
     status, answer = while_making(maker, "Balanced", lambda: maker.server.post("/e2e/want?raise_at=1"))
     comparison = maker.last_run()["comparison"]
     done = labels(comparison)
-    assert done in ([], ["Balanced"], ["Balanced", "20 steps"])
+    assert done in ([], ["Balanced"], ["Balanced", "20 steps"], ["Balanced", "20 steps", "Balanced, correction off"])
     assert (status, len(answer["images"])) == (200, (2 if done else 1) + len(done))
     assert comparison["note"].startswith("ended before")
     assert "OutOfMemoryError" in comparison["note"]
@@ -170,7 +181,8 @@ def test_another_checkpoint_meanwhile_does_not_get_into_the_figures(maker):
             )
         comparison = maker.last_run()["comparison"]
         assert comparison["checkpoint"] == first
-        assert set(labels(comparison)) <= {"Balanced", "20 steps", "Fast", "12 steps", "13 steps", "14 steps"}
+        made = {"Balanced", "Balanced, correction off", "20 steps", "Fast", "12 steps", "13 steps", "14 steps"}
+        assert set(labels(comparison)) <= made
         assert comparison["note"] in {"", "the checkpoint was changed in mid-run; what was made after that is left out"}
     finally:
         maker.server.post("/sdapi/v1/options", {"sd_model_checkpoint": first})

@@ -43,12 +43,15 @@ def test_each_row_of_the_comparison_can_be_taken_over(page, tmp_path):
     page.screenshot(path=folder(tmp_path) / "comparison-page.png", full_page=True)
     rows = table.locator("tbody tr")
     assert [rows.nth(number).locator("td").first.inner_text() for number in (0, 1)] == ["full", "Quality"]
-    assert rows.count() == 7
-    assert all("x" in rows.nth(number).locator("td").nth(4).inner_text() for number in range(7))
-    rows.nth(5).locator("button").click()
+    assert rows.count() == 8
+    assert all("x" in rows.nth(number).locator("td").nth(4).inner_text() for number in range(8))
+    assert rows.nth(5).locator("td").first.inner_text() == "Balanced, correction off"
+    for row, correction in ((5, "off"), (6, "on")):
+        rows.nth(row).locator("button").click()
+        page.wait_for_function(f"document.querySelector(\"{PANEL}_correction input[value='{correction}']\").checked")
     page.wait_for_function(f"document.querySelector(\"{PANEL}_preset input[value='Fast']\").checked")
-    fewer = rows.nth(6).locator("td").nth(1).inner_text()
-    rows.nth(6).locator("button").click()
+    fewer = rows.nth(7).locator("td").nth(1).inner_text()
+    rows.nth(7).locator("button").click()
     page.wait_for_function(f"document.querySelector('#txt2img_steps input[type=number]').value == '{fewer}'")
     page.wait_for_function(f"!document.querySelector('{PANEL}_enabled-checkbox input').checked")
     page.fill("#txt2img_steps input[type=number]", "12")
@@ -59,7 +62,7 @@ def test_the_buttons_tune_and_forget(page, tmp_path):
     page.check(f"{PANEL}_preset input[value='Fast']", force=True)
     page.evaluate(f"document.querySelector('{PANEL}_enabled-checkbox input').click()")
     page.click(f"{PANEL}_tune")
-    page.wait_for_function(f"document.querySelector('{PANEL}_tuned').innerText.includes('Takes about as long as')")
+    page.wait_for_function(f"document.querySelector('{PANEL}_tuned').innerText.includes('Makes 12 pictures')")
     page.wait_for_function(f"document.querySelector('{PANEL}_tuned').innerText.includes('Fast: ')")
     page.wait_for_function(f"document.querySelector('{PANEL}_plan').innerText.includes('tuned for this checkpoint')")
     page.locator(f"{PANEL}_enabled").screenshot(path=folder(tmp_path) / "tuned.png")

@@ -57,6 +57,42 @@ def test_each_choice_and_as_many_steps_are_made(host):
     assert comparison.advice.startswith("With these settings fewer steps are closer than Balanced (6 steps: ")
 
 
+@pytest.fixture
+def corrected(host, controller, monkeypatch):
+    """Have the host's reports say that a call was put right, unless a job asks for no correction."""
+    make = processing.process_images
+
+    def process(p):
+        made = make(p)
+        if "DeepCache enabled" in p.extra_generation_params and "DeepCache correction" in p.extra_generation_params:
+            controller.last_report.passes[0].statistics.corrected = 1
+        return made
+
+    monkeypatch.setattr(processing, "process_images", process)
+    return host
+
+
+@pytest.mark.parametrize(
+    ("choices", "labels"),
+    [
+        (["Quality", "Balanced"], ["Quality", "Balanced", "Balanced, correction off"]),
+        (["Fast", "Panel's settings"], ["Fast", "Fast, correction off", "Panel's settings"]),
+    ],
+)
+def test_one_choice_is_made_without_its_correction_too(corrected, choices, labels):
+    result = corrected.comparer.run(Tab(), [choices, False])
+    rows = list(corrected.comparer.last.rows())
+    assert [row.label for row in rows] == labels
+    assert len(result.images) == 1 + 1 + 3
+    assert len(corrected.made) == 1 + 3
+    assert shared.state.job_count == 1 + 1 + 3  # and the warm-up
+    (without,) = [p for p in corrected.made[1:] if "DeepCache correction" not in p.extra_generation_params]
+    assert without.extra_generation_params["DeepCache enabled"]
+    number = next(number for number, label in enumerate(labels) if label.endswith("correction off"))
+    assert rows[number].settings == rows[number - 1].settings | {"correction": "off"}
+    assert rows[number - 1].settings["correction"] == "on"
+
+
 def interrupt(_number):
     shared.state.interrupted = True
 

@@ -27,7 +27,7 @@ from deepcache_ext.webui.hosts.samplers import scheduler_of
 from deepcache_ext.webui.options import Flag
 from deepcache_ext.webui.passes import Controller
 from deepcache_ext.webui.plot_cells import override
-from deepcache_ext.webui.presets import PRESETS
+from deepcache_ext.webui.presets import BALANCED, PRESETS
 from deepcache_ext.webui.reports import PassReport
 
 logger = logging.getLogger("deepcache")
@@ -37,6 +37,8 @@ OWN = "Panel's settings"
 """The choice of what the panel, or the request, sets."""
 CHOICES: Mapping[str, str | None] = {**{name: name for name in PRESETS}, OWN: None}
 """What can be compared: its label, and the preset, or None for the panel's settings."""
+UNCORRECTED = "correction off"
+"""How the row of a choice is marked that is made without the correction of reuses."""
 
 _WARM_UP_STEPS = 2
 
@@ -50,6 +52,11 @@ class Wish:
     differences: bool = False
     note: str = ""
     """What of it could not be used."""
+
+    @property
+    def with_and_without(self) -> str:
+        """The choice that is made without the correction too, if its run has one: one is enough to see its worth."""
+        return BALANCED if BALANCED in self.choices else self.choices[0]
 
     @classmethod
     def read(cls, arguments: Sequence[Any]) -> Wish:
@@ -96,6 +103,7 @@ class Comparer:
     def run(self, p: Any, arguments: Sequence[Any]) -> Any:
         """Make a comparison with the settings of the host's processing object `p`, and return the host's Processed.
 
+        Where reuses of a run are corrected, one choice is made without that too.
         Raises what the host does if the full picture can't be made. An error or an interruption after that ends the
         comparison, and what is done is kept.
         """
@@ -134,35 +142,47 @@ class Comparer:
 
     def _make_choices(self, p: Any, wish: Wish, comparison: Comparison) -> None:
         full, loaded = comparison.full, host.loaded()
-
-        def make(row: Row) -> list[PassReport]:
-            _, passes = self._make(p, row)
-            if not row.pictures:
-                raise _Ended(f"ended before {row.label} was finished" + (f": {row.reason}" if row.reason else ""))
-            if host.loaded() != loaded:
-                raise _Ended("the checkpoint was changed in mid-run; what was made after that is left out")
-            _compare(row, full)
-            return passes
-
         with_steps = {(full.steps, full.hires_steps): full}
         for label in wish.choices:
             preset = CHOICES[label]
             settings = {"enabled": True} | ({} if preset is None else {"preset": preset})
-            row = Row(label, full.steps, full.hires_steps, settings)
-            passes = make(row)
-            comparison.choices.append(Choice(row))
-            if not wish.fewer_steps:
+            row = Row(label, full.steps, full.hires_steps, dict(settings))
+            passes = self._make_compared(p, row, full, loaded)
+            choice = Choice(row)
+            comparison.choices.append(choice)
+            if wish.fewer_steps:
+                steps = _as_many_steps(p, full, passes)
+                if steps is None or steps in with_steps:
+                    shared.state.job_count -= _runs(p)
+                if steps is not None:
+                    fewer = replace(
+                        with_steps.get(steps, full), label=_steps(*steps), steps=steps[0], hires_steps=steps[1]
+                    )
+                    if steps not in with_steps:
+                        self._make_compared(p, fewer, full, loaded)
+                        with_steps[steps] = fewer
+                    choice.fewer = fewer
+            if not any(done.statistics.corrected for done in passes):
                 continue
-            steps = _as_many_steps(p, full, passes)
-            if steps is None or steps in with_steps:
-                shared.state.job_count -= _runs(p)
-            if steps is None:
-                continue
-            fewer = replace(with_steps.get(steps, full), label=_steps(*steps), steps=steps[0], hires_steps=steps[1])
-            if steps not in with_steps:
-                make(fewer)
-                with_steps[steps] = fewer
-            comparison.choices[-1].fewer = fewer
+            row.settings["correction"] = "on"
+            if label == wish.with_and_without:
+                shared.state.job_count += _runs(p)
+                without = Row(f"{label}, {UNCORRECTED}", row.steps, row.hires_steps, settings | {"correction": "off"})
+                self._make_compared(p, without, full, loaded)
+                comparison.choices.append(Choice(without))
+
+    def _make_compared(self, p: Any, row: Row, full: Row, loaded: Any) -> list[PassReport]:
+        """Make a row's pictures and compare them with the full ones, which `loaded` made; return the passes' reports.
+
+        Raises _Ended if there are none, or none to be compared.
+        """
+        _, passes = self._make(p, row)
+        if not row.pictures:
+            raise _Ended(f"ended before {row.label} was finished" + (f": {row.reason}" if row.reason else ""))
+        if host.loaded() != loaded:
+            raise _Ended("the checkpoint was changed in mid-run; what was made after that is left out")
+        _compare(row, full)
+        return passes
 
     def _make(self, p: Any, row: Row) -> tuple[Any, list[PassReport]]:
         """Have the host make a row's pictures; none if it was interrupted or failed.

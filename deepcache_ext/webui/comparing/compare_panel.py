@@ -14,11 +14,11 @@ from deepcache_ext.webui.comparing.comparison import Comparison, Row, cells, hea
 from deepcache_ext.webui.hosts import host
 from deepcache_ext.webui.presets import PRESETS
 
-_TAKEN = ("enabled", "preset", "schedule", "speed_up", "depth")
+_TAKEN = ("enabled", "preset", "schedule", "speed_up", "depth", "correction")
 """The controls of the panel that a row may set."""
 _STEPS = ("steps", "hires_steps")
 """The host's components that fewer steps set."""
-_MOST_ROWS = 2 * len(CHOICES)
+_MOST_ROWS = 2 * len(CHOICES) + 1
 
 
 class ComparePanel:
