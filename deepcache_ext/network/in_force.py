@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+import operator
 import weakref
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from deepcache_ext.network.own_hooks import OwnHooks
 
 _UNKNOWN = object()
+_VERSION: Callable[[Any], int] = operator.attrgetter("_version")
+"""How often a tensor has been written into, as torch counts it."""
 
 
 class InForce:
@@ -24,7 +27,7 @@ class InForce:
 
     def __init__(self, unet: nn.Module, stages: int) -> None:
         self._hooks = OwnHooks(unet)
-        self._weights = [weakref.ref(weight) for weight in unet.parameters()]
+        self._weights = [weakref.ref(weight) for weight in unet.parameters() if not weight.is_inference()]
         self._stages = stages
         self._ask: Callable[[], Any] | None = None
         self._index = 0
@@ -49,15 +52,21 @@ class InForce:
     @property
     def has_jumped(self) -> bool:
         """Whether the network is another now, after having been the same for longer than a step."""
-        return self._differs(self._asked()) and self._index - self._changed_at > self._stages
+        return self._differs(self._asked()) and self._is_alone
 
     def note(self) -> bool:
         """Note what is in force at an evaluation's first call, and tell whether it has jumped."""
-        jumped, now = self.has_jumped, self._asked()
-        if self._differs(now):
+        now = self._asked()
+        differs, alone = self._differs(now), self._is_alone
+        if differs:
             self._changed_at = self._index
         self._was = now
-        return jumped
+        return differs and alone
+
+    @property
+    def _is_alone(self) -> bool:
+        """Whether a change now would be the first for longer than a step."""
+        return self._index - self._changed_at > self._stages
 
     def _asked(self) -> Any:
         return None if self._ask is None else self._ask()
@@ -70,8 +79,10 @@ class InForce:
         self._writes_before = self._writes()
 
     def _writes(self) -> int:
-        return sum(_writes_of(weight()) for weight in self._weights)
-
-
-def _writes_of(weight: Tensor | None) -> int:
-    return 0 if weight is None or weight.is_inference() else int(weight._version)
+        """Return how often the weights have been written into; asked twice an evaluation, so without a loop of ours."""
+        weights = [weight() for weight in self._weights]
+        try:
+            return sum(map(_VERSION, weights))
+        except AttributeError:  # some weights are gone, and whoever has put others in their place has written
+            self._weights = [of for of, weight in zip(self._weights, weights, strict=True) if weight is not None]
+            return self._writes()
