@@ -20,14 +20,16 @@ _VERSION: Callable[[Any], int] = operator.attrgetter("_version")
 class InForce:
     """Compares what is in force at the first call of an evaluation with what was at that of the last one.
 
-    That is what a caller says of it, and how often somebody has written into the weights of `unet` between two calls.
+    That is what a caller says of it, and how often somebody has written into the matrices of `unet` between two calls,
+    which nobody who changes weights leaves out.
     What is written during a call, as hosts apply a LoRA, does not count, and what was made in torch's inference mode
     counts nothing. A change within `stages` evaluations of another is one of many, as ramps make them: no jump.
     """
 
     def __init__(self, unet: nn.Module, stages: int) -> None:
         self._hooks = OwnHooks(unet)
-        self._weights = [weakref.ref(weight) for weight in unet.parameters() if not weight.is_inference()]
+        matrices = (weight for weight in unet.parameters() if weight.ndim > 1 and not weight.is_inference())
+        self._weights = [weakref.ref(weight) for weight in matrices]
         self._stages = stages
         self._ask: Callable[[], Any] | None = None
         self._index = 0

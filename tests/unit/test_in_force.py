@@ -63,7 +63,7 @@ def test_a_ramp_that_moves_with_every_step_of_two_stages_goes_on_as_planned():
 
 def test_what_is_written_into_a_weight_between_two_calls_is_a_jump():
     unet = TaggedUNet()
-    weight = torch.nn.Parameter(torch.zeros(3))
+    weight = torch.nn.Parameter(torch.zeros(3, 3))
     unet.middle_block.register_parameter("merged", weight)
 
     def merge(step):
@@ -76,7 +76,7 @@ def test_what_is_written_into_a_weight_between_two_calls_is_a_jump():
 
 def test_what_is_written_during_a_call_is_the_hosts_and_none():
     unet = TaggedUNet()
-    weight = torch.nn.Parameter(torch.zeros(3))
+    weight = torch.nn.Parameter(torch.zeros(3, 3))
     unet.middle_block.register_parameter("merged", weight)
 
     def apply(step):
@@ -90,7 +90,7 @@ def test_what_is_written_during_a_call_is_the_hosts_and_none():
 def test_weights_that_count_no_writes_are_no_error():
     unet = TaggedUNet()
     with torch.inference_mode():
-        unet.middle_block.register_parameter("merged", torch.nn.Parameter(torch.zeros(3)))
+        unet.middle_block.register_parameter("merged", torch.nn.Parameter(torch.zeros(3, 3)))
     assert run(SIX, lambda _: 0, unet=unet)[0] == [0] * 6 + [6] * 4
 
 
