@@ -128,9 +128,10 @@ class Runs:
         """Have all that draws random numbers begin anew."""
         self.p.rng = rng.ImageRNG((4, SIZE, SIZE), [1])
         torch.manual_seed(1)
-        hijacked = vars(sys.modules.get("k_diffusion.sampling") or object).get("torch")
-        if hasattr(hijacked, "rng"):
-            hijacked.rng = self.p.rng
+        for name, module in list(sys.modules.items()):  # reForge has two of them
+            hijacked = vars(module).get("torch") if name.endswith("k_diffusion.sampling") else None
+            if hasattr(hijacked, "rng"):
+                hijacked.rng = self.p.rng
 
     def _launched(self, _steps, func):
         ours = sys.modules["deepcache_ext.webui.hosts.dry_runs"]
