@@ -22,7 +22,7 @@ from bench.parts.networks import NETWORKS, in_precision
 from bench.parts.report import row, table
 from bench.parts.walk import Walk
 from deepcache_ext import NoiseLevels, SamplerKind, SamplingPass, Settings
-from deepcache_ext.features.forecast import Held, Line, LineAndResponse, Predictor
+from deepcache_ext.features.forecast import ITERATIONS_WITH_NOISE, Held, Line, LineAndResponse, Predictor
 from demo.samplers import SAMPLERS
 from demo.tiny_model import TinyModel
 
@@ -73,10 +73,16 @@ CASES = (
     *(Case("held", Held(), depth) for depth in (0, 1)),
     *(Case("line", Line(), depth) for depth in (0, 1)),
     *(Case("line and response", LineAndResponse(), depth) for depth in (0, 1)),
-    Case("line and response, drawn", LineAndResponse(), 1, noisy=True),
+    Case("line and response, drawn", LineAndResponse(ITERATIONS_WITH_NOISE), 1, noisy=True),
     Case("line, corrected (Euler)", Line(), 0, corrected="Euler"),
     Case("line, corrected (DPM++ 2M)", Line(), 0, corrected="DPM++ 2M"),
-    Case("line and response, drawn, corrected (Euler a)", LineAndResponse(), 0, noisy=True, corrected="Euler a"),
+    Case(
+        "line and response, drawn, corrected (Euler a)",
+        LineAndResponse(ITERATIONS_WITH_NOISE),
+        0,
+        noisy=True,
+        corrected="Euler a",
+    ),
 )
 
 

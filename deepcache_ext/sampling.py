@@ -11,7 +11,7 @@ from typing import Any, TypeVar, get_args
 from torch import Tensor, nn
 
 from deepcache_ext.features.denoised import NoiseLevels
-from deepcache_ext.features.forecast import Held, Line, LineAndResponse, Predictor
+from deepcache_ext.features.forecast import ITERATIONS_WITH_NOISE, Held, Line, LineAndResponse, Predictor
 from deepcache_ext.features.rows import Batch, Rows
 from deepcache_ext.features.store import Call, RowStore
 from deepcache_ext.network.control import ControlsAhead
@@ -125,7 +125,9 @@ class SamplingPass:
         noisy, two_stages = self._sampler.noisy, self._sampler.stages == 2
         if noisy and two_stages:
             return Held()
-        return LineAndResponse() if noisy or two_stages else Line()
+        if noisy:
+            return LineAndResponse(ITERATIONS_WITH_NOISE)
+        return LineAndResponse() if two_stages else Line()
 
     def _start(self) -> None:
         self.statistics = Statistics()

@@ -12,7 +12,7 @@ from deepcache_ext.features.forecast import Held, Line, LineAndResponse
 ADDED = {
     "held": (1, 1),
     "line": (17, 5),
-    "line and response": (54, 10),
+    "line and response": (64, 10),
     "line and response, drawn": (61, 17),
     "line, corrected (Euler)": (33, 11),
     "line, corrected (DPM++ 2M)": (35, 11),
@@ -22,7 +22,7 @@ ADDED = {
 IN_HALF = {
     "held": (1, 1),
     "line": (17, 6),
-    "line and response": (58, 13),
+    "line and response": (68, 13),
     "line and response, drawn": (67, 23),
     "line, corrected (Euler)": (40, 12),
     "line, corrected (DPM++ 2M)": (42, 12),
