@@ -72,13 +72,11 @@ class Runs:
 
     def cached(self, preset: str) -> Iterator[Taken | float | int]:
         """Yield what a run with a preset took, the bytes that it kept, and the seconds of its blocks alone."""
-        settings = for_run(Settings(**PRESETS[preset][self.family]), preset, self.kind)
-        depth = self.kind.depth(settings)
         with self.begun(preset) as run:
             reuses = sum(action is Action.REUSE for action in run.schedule.actions())
             yield self._taken(run.start_evaluation)
             yield run.kept_bytes
-        full, reuse = self.contender.full(depth)
+        full, reuse = self.contender.full(run.depth)
         yield (len(self.times) - reuses) * full + reuses * reuse
 
     def begun(self, preset: str) -> SamplingPass:

@@ -67,11 +67,15 @@ class NoiseLevels:
             raise ValueError(f'prediction must be "eps" or "v"; got {shown(self.prediction)}')
 
     def sigma(self, times: Tensor) -> Tensor:
-        """Return sigma at `times`, of shape (rows,) and on their device; log sigma is a line between two timesteps."""
-        logs = self._log_sigmas().to(times.device)
-        times = times.double().clamp(0, len(logs) - 1)
-        below = times.long()
-        return torch.lerp(logs[below], logs[(below + 1).clamp(max=len(logs) - 1)], times.frac()).exp().float()
+        """Return sigma at `times`, of shape (rows,) and on their device, for which it waits.
+
+        Log sigma is a line between two timesteps.
+        """
+        logs = self._log_sigmas()
+        at = times.cpu().double().clamp(0, len(logs) - 1)  # many devices have no double precision
+        below = at.long()
+        found = torch.lerp(logs[below], logs[(below + 1).clamp(max=len(logs) - 1)], at.frac()).exp()
+        return found.float().to(times.device)
 
     def scales(self, times: Tensor) -> Scales:
         """Return what inputs and outputs count at `times`, of shape (rows,), to a `FINENESS`th of a timestep.
@@ -83,13 +87,13 @@ class NoiseLevels:
         return Scales(*found.view(-1, len(Scales._fields), 1, 1, 1).unbind(1))
 
     def _log_sigmas(self) -> Tensor:
-        left = self.alphas_cumprod.detach().double().clamp(1e-12, 1 - 1e-6)
+        left = self.alphas_cumprod.detach().cpu().double().clamp(1e-12, 1 - 1e-6)
         return ((1 - left) / left).log() / 2
 
     def _table_on(self, device: torch.device) -> Tensor:
         """Return the scales of every `FINENESS`th timestep, of shape (timesteps * FINENESS, scales)."""
         if device not in self._tables:
-            times = torch.arange((len(self.alphas_cumprod) - 1) * FINENESS + 1, device=self.alphas_cumprod.device)
+            times = torch.arange((len(self.alphas_cumprod) - 1) * FINENESS + 1)
             sigma = self.sigma(times.double() / FINENESS).double()
             root, one = (1 + sigma**2).sqrt(), torch.ones_like(sigma)  # root is 1 / alpha
             v = self.prediction == "v"
