@@ -30,6 +30,7 @@ SMALLEST = {
     "identity": "--samplers Euler --plans 'auto, 2x' --pictures 3 --steps 8",
     "launches": "--rows 2",
     "macs": "--out OUT",
+    "memory": "--networks SD1.5 --rows 2 --samplers Euler --depths 0",
     "own_time": "--networks SD1.5 --repeats 2",
     "placement": f"{FEW} --steps 6 --speed-ups 2 --growths 1",
     "predictors": f"{FEW} --steps 10",

@@ -1,4 +1,4 @@
-"""How much memory tensors take at most while something runs, counted on any device."""
+"""How much memory tensors take at most while something runs, counted on any device, "meta" among them."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ class Allocated(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.now = 0
         self.peak = 0
         self._tensors: dict[int, int] = {}
-        """How many live on each storage, by its address."""
+        """How many live on each storage, by the address of torch's own object for it: on "meta" it has no other."""
 
     def __torch_dispatch__(
         self, operation: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         given = [one for one in tree_leaves((args, kwargs or {})) if isinstance(one, Tensor)]
         found = operation(*args, **(kwargs or {}))
-        known = {one.untyped_storage().data_ptr() for one in given} - self._tensors.keys()
+        known = {one.untyped_storage()._cdata for one in given} - self._tensors.keys()
         for one in tree_leaves(found):
-            if isinstance(one, Tensor) and one.untyped_storage().data_ptr() not in known:
+            if isinstance(one, Tensor) and one.untyped_storage()._cdata not in known:
                 self._note(one)
         return found
 
     def _note(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
-        address, size = storage.data_ptr(), storage.nbytes()
+        address, size = storage._cdata, storage.nbytes()
         if address not in self._tensors:
             self.now += size
             self.peak = max(self.peak, self.now)

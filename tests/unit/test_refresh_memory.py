@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from bench.memory import Network
 from bench.parts.allocated import Allocated
 from bench.parts.networks import NETWORKS
 from deepcache_ext import NoiseLevels, SamplingPass, Settings
@@ -38,6 +39,12 @@ def test_a_refresh_works_in_the_place_of_the_one_before(predictor, part, dtype):
         refresh(store, number, 2, dtype)
     assert refresh(store, 2, 2, dtype) < part * store.nbytes
     assert len(store) == 2
+
+
+@pytest.mark.parametrize("depth", [0, 1])
+def test_at_its_peak_a_run_takes_what_it_keeps_and_a_tenth_of_that(depth):
+    taken = Network("SDXL", 8).measure("Euler a", depth)
+    assert 0.9 * taken.kept < taken.cached - taken.untouched < 1.1 * taken.kept
 
 
 def test_what_is_allocated_is_counted_once_and_until_it_is_dropped():
