@@ -385,4 +385,7 @@ class SamplingPass:
 
 def _of_each_row(timesteps: Tensor, x: Tensor) -> Tensor:
     """Return the timesteps of a call with input `x` as shape (rows,) on its device."""
-    return timesteps.detach().to(x.device).reshape(-1).expand(len(x))
+    times = timesteps.detach()
+    if times.shape == x.shape[:1] and times.device == x.device:
+        return times
+    return times.to(x.device).reshape(-1).expand(len(x))

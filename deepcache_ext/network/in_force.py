@@ -15,13 +15,19 @@ from deepcache_ext.network.own_hooks import OwnHooks
 _UNKNOWN = object()
 _VERSION: Callable[[Any], int] = operator.attrgetter("_version")
 """How often a tensor has been written into, as torch counts it."""
+PARTS = 7
+"""One matrix in so many is looked at between two evaluations, others each time. Layers of one kind are ten matrices
+apart, so no kind of layer is passed over."""
+FEW = 16
+"""Matrices that a part has at least."""
 
 
 class InForce:
     """Compares what is in force at the first call of an evaluation with what was at that of the last one.
 
     That is what a caller says of it, and how often somebody has written into the matrices of `unet` between two calls,
-    which nobody who changes weights leaves out.
+    which nobody who changes weights leaves out. To look at each of them takes longer than some reuses, so it is one in
+    `PARTS`: what is merged into a network is seen, what is written into a single matrix may not be.
     What is written during a call, as hosts apply a LoRA, does not count, and what was made in torch's inference mode
     counts nothing. A change within `stages` evaluations of another is one of many, as ramps make them: no jump.
     """
@@ -29,7 +35,10 @@ class InForce:
     def __init__(self, unet: nn.Module, stages: int) -> None:
         self._hooks = OwnHooks(unet)
         matrices = (weight for weight in unet.parameters() if weight.ndim > 1 and not weight.is_inference())
-        self._weights = [weakref.ref(weight) for weight in matrices]
+        weights = [weakref.ref(weight) for weight in matrices]
+        parts = max(1, min(PARTS, len(weights) // FEW))
+        self._parts = [weights[first::parts] for first in range(parts)]
+        self._turn = 0
         self._stages = stages
         self._ask: Callable[[], Any] | None = None
         self._index = 0
@@ -78,13 +87,15 @@ class InForce:
         return self._was is not _UNKNOWN and bool(written or now != self._was)
 
     def _count(self, *_: Any) -> None:
+        self._turn = (self._turn + 1) % len(self._parts)
         self._writes_before = self._writes()
 
     def _writes(self) -> int:
-        """Return how often the weights have been written into; asked twice an evaluation, so without a loop of ours."""
-        weights = [weight() for weight in self._weights]
+        """Return how often the part whose turn it is was written into; asked at every call, so without our own loop."""
+        part = self._parts[self._turn]
+        weights = [weight() for weight in part]
         try:
             return sum(map(_VERSION, weights))
         except AttributeError:  # some weights are gone, and whoever has put others in their place has written
-            self._weights = [of for of, weight in zip(self._weights, weights, strict=True) if weight is not None]
+            part[:] = [of for of, weight in zip(part, weights, strict=True) if weight is not None]
             return self._writes()

@@ -74,6 +74,23 @@ def test_what_is_written_into_a_weight_between_two_calls_is_a_jump():
     assert run(SIX, merge, unet=unet)[0] == [0] * 4 + [4] * 2 + [6] * 4
 
 
+@pytest.mark.parametrize("at", range(1, 10))
+@pytest.mark.parametrize("kind", range(10))
+def test_what_is_merged_into_one_kind_of_layer_is_seen_at_once(at, kind):
+    unet = TaggedUNet()
+    weights = [torch.nn.Parameter(torch.zeros(3, 3)) for _ in range(250)]
+    for number, weight in enumerate(weights):
+        unet.middle_block.register_parameter(f"of attention {number // 10} {number % 10}", weight)
+
+    def merge(step):
+        if step == at:
+            with torch.no_grad():
+                for weight in weights[kind::10]:
+                    weight.add_(1.0)
+
+    assert run(SIX, merge, unet=unet)[0][at] == at
+
+
 def test_what_is_written_during_a_call_is_the_hosts_and_none():
     unet = TaggedUNet()
     weight = torch.nn.Parameter(torch.zeros(3, 3))
