@@ -141,7 +141,8 @@ class Options:
 
     def are_presets(self, settings: Settings) -> bool:
         """Tell whether `settings`, those of one of the passes, are a preset's, which leaves some passes alone."""
-        return self.values["preset"] != CUSTOM and settings.schedule != "list"
+        own = settings is self.hires and self.values["hires"] in {_OWN, _EVENLY}
+        return self.values["preset"] != CUSTOM and settings.schedule != "list" and not own
 
     def infotext(self) -> dict[str, Any]:
         """Return what differs from what infotext need not name and matters here, by infotext key."""

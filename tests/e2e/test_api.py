@@ -90,7 +90,7 @@ def test_infotext_of_a_picture_without_deepcache_turns_it_off(maker):
         ({"schedule": {"a": 1}}, "schedule must be one of auto, uniform, non-uniform, list; got {'a': 1}"),
         ({"start": 0.9, "end": 0.1}, "start must be a number from 0 to end, which is 0.1; got 0.9"),
         ({"speed": 2}, "'speed' is no setting of DeepCache; did you mean speed_up?"),
-        ({"hires_interval": 5}, "hires_interval has no effect with the schedule auto"),
+        ({"hires": "own", "hires_interval": 5}, "hires_interval has no effect with the schedule auto"),
         ({"prompt": "x" * 20_000, "steps": "y" * 20_000}, "'prompt' is no setting of DeepCache"),
         ([True, "Custom", "auto", None], "speed_up must be a number from 1 to 4; got None"),
         ([[1]], "enabled must be true or false; got [1]"),
@@ -154,6 +154,8 @@ def test_an_interval_of_the_hires_pass_leaves_the_first_pass_to_the_preset(maker
     first, _ = maker.counts()
     maker.make(cache={"preset": "Balanced", "hires_interval": 2}, **request)
     assert maker.counts() == [first, ("hires", 3, 3)]
+    maker.make(cache={"preset": "Balanced", "hires_speed_up": 2}, **request)
+    assert maker.counts()[1][2] > 0
 
 
 def test_infotext_has_the_depth_in_force(maker):

@@ -342,3 +342,12 @@ def test_infotext_without_deepcache_turns_it_off_and_leaves_the_rest():
 def test_a_damaged_value_in_infotext_is_read_as_the_default():
     text = {"DeepCache enabled": "True", "DeepCache interval": "many"}
     assert {name: read(text) for name, read in infotext.fields(list(CONTROLS))}["interval"] == 3
+
+
+@pytest.mark.parametrize(
+    ("hires", "preset"),
+    [({}, True), ({"hires_interval": 2}, False), ({"hires_speed_up": 3}, False), ({"hires": "same"}, True)],
+)
+def test_a_hires_pass_with_settings_of_its_own_is_not_the_presets(hires, preset):
+    found = options({"enabled": True, "preset": "Balanced", **hires})
+    assert [found.are_presets(settings) for settings in (found.base, found.hires, found.others)] == [True, preset, True]
