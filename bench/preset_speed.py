@@ -4,7 +4,8 @@ Full-size networks with random weights, on which speed does not depend, in runs 
 one that does (Euler, Euler a), with what the correction of reuses takes: all evaluations of one run, without the
 sampler's own arithmetic. "of ideal" is how near the cached run comes to full evaluations and reuses that take what
 their own blocks do. DeepCacheSDHelper, on diffusers' U-Net of SD1.5, runs at the interval whose number of full
-evaluations is nearest. On a CUDA device it is in float16 and timed by events, and more columns tell of a run, untouched
+evaluations is nearest; beside its time stands the speed-up over that U-Net untouched, which is another implementation.
+On a CUDA device it is in float16 and timed by events, and more columns tell of a run, untouched
 and cached: "host", how long until everything is enqueued; "memory", the most that was allocated over the weights, and
 of the cached run how much more than untouched; "kept", what stayed between evaluations; with --kernels how many the
 device got. Each line is printed when it is done. --quick takes less than five minutes on a card:
@@ -120,8 +121,12 @@ class Runs:
             self.contender.call()
 
 
-def with_helper(contender: HelperContender, evaluations: int, full: int) -> float:
-    """Return the seconds of a run with DeepCacheSDHelper at its least depth, with about `full` full evaluations."""
+def with_helper(contender: HelperContender, evaluations: int, full: int) -> tuple[float, float]:
+    """Return the seconds of a run untouched and with DeepCacheSDHelper, at its least depth.
+
+    It makes about `full` evaluations in full.
+    """
+    whole = contender.clock.time(lambda: [contender.call(index) for index in range(evaluations)])
     scheduler = SimpleNamespace(timesteps=contender.timesteps)
     helper = DeepCacheSDHelper(pipe=SimpleNamespace(unet=contender.unet, scheduler=scheduler))
     interval = min(range(1, evaluations + 1), key=lambda n: abs(-(-evaluations // n) - full))
@@ -129,7 +134,7 @@ def with_helper(contender: HelperContender, evaluations: int, full: int) -> floa
     helper.enable()
     seconds = contender.clock.time(lambda: [contender.call(index) for index in range(evaluations)])
     helper.disable()
-    return seconds
+    return whole, seconds
 
 
 def compare(runs: Runs, repeats: int, *, kernels: bool = False) -> Iterator[list[str]]:
@@ -143,12 +148,14 @@ def compare(runs: Runs, repeats: int, *, kernels: bool = False) -> Iterator[list
             whole = runs.untouched()
             ours, kept, ideal = runs.cached(preset)
             full = round(evaluations / PRESETS[preset][runs.family]["speed_up"])
-            measured.append((whole, ours, kept, ideal, with_helper(helper, evaluations, full) if helper else 0.0))
-        wholes, cached, keeps, ideals, theirs = zip(*measured, strict=True)
+            theirs = with_helper(helper, evaluations, full) if helper else (0.0, 0.0)
+            measured.append((whole, ours, kept, ideal, *theirs))
+        wholes, cached, keeps, ideals, *others = zip(*measured, strict=True)
         whole, ours = (statistics.median(one.seconds for one in column) for column in (wholes, cached))
         ideal = statistics.median(ideals)
         cells = [preset, f"{whole:.3g} s", f"{ours:.3g} s", f"{whole / ours:.2f}x", f"{100 * ideal / ours:.0f} %"]
-        cells.append(f"{statistics.median(theirs):.3g} s" if helper else "")
+        their_whole, theirs = (statistics.median(column) for column in others)
+        cells.append(f"{theirs:.3g} s, {their_whole / theirs:.2f}x" if helper else "")
         if on_card:
             hosts = [1000 * statistics.median(one.host for one in column) for column in (wholes, cached)]
             peaks = [max(one.peak for one in column) / MIB for column in (wholes, cached)]
