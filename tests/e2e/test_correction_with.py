@@ -92,7 +92,7 @@ def test_corrections_are_right_or_dropped_and_told(maker, plain, case, sampler):
     (done,) = maker.last_run()["passes"]
     told, at_the_end = done["statistics"], made_after_the_last_full(done)
     assert same(cached, maker.make(cache=BALANCED, **request))
-    off = maker.make(cache={"steps": done["in_full"], "depth": 0, "correction": "off"}, **request)
+    off = maker.make(cache={"steps": done["plan"], "depth": 0, "correction": "off"}, **request)
     assert maker.server.log.read_text().count("Traceback") == errors
     (without,) = maker.last_run()["passes"]
     assert without["in_full"] == done["in_full"]
