@@ -16,8 +16,7 @@ _UNKNOWN = object()
 _VERSION: Callable[[Any], int] = operator.attrgetter("_version")
 """How often a tensor has been written into, as torch counts it."""
 PARTS = 7
-"""One matrix in so many is looked at between two evaluations, others each time. Layers of one kind are ten matrices
-apart, so no kind of layer is passed over."""
+"""One matrix in so many is looked at between two evaluations, others each time, some of every kind of layer."""
 FEW = 16
 """Matrices that a part has at least."""
 
@@ -26,16 +25,19 @@ class InForce:
     """Compares what is in force at the first call of an evaluation with what was at that of the last one.
 
     That is what a caller says of it, and how often somebody has written into the matrices of `unet` between two calls,
-    which nobody who changes weights leaves out. To look at each of them takes longer than some reuses, so it is one in
-    `PARTS`: what is merged into a network is seen, what is written into a single matrix may not be.
+    which nobody who changes weights leaves out. To look at each of them takes longer than all else of a reuse, so it is
+    one in `PARTS`: what is merged into one kind of layer is seen, what is written into a single matrix may not be.
     What is written during a call, as hosts apply a LoRA, does not count, and what was made in torch's inference mode
     counts nothing. A change within `stages` evaluations of another is one of many, as ramps make them: no jump.
     """
 
     def __init__(self, unet: nn.Module, stages: int) -> None:
         self._hooks = OwnHooks(unet)
-        matrices = (weight for weight in unet.parameters() if weight.ndim > 1 and not weight.is_inference())
-        weights = [weakref.ref(weight) for weight in matrices]
+        matrices = (
+            (n, weight) for n, weight in unet.named_parameters() if weight.ndim > 1 and not weight.is_inference()
+        )
+        by_kind = sorted(matrices, key=lambda matrix: matrix[0].split(".")[-3:])  # such as attn1.to_q.weight
+        weights = [weakref.ref(weight) for _, weight in by_kind]
         parts = max(1, min(PARTS, len(weights) // FEW))
         self._parts = [weights[first::parts] for first in range(parts)]
         self._turn = 0

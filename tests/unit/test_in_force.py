@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from bench.parts.networks import NETWORKS
 from deepcache_ext import SamplerKind, SamplingPass, Settings
 from tests.unit.unets import TaggedUNet, state_of
 
@@ -74,21 +75,21 @@ def test_what_is_written_into_a_weight_between_two_calls_is_a_jump():
     assert run(SIX, merge, unet=unet)[0] == [0] * 4 + [4] * 2 + [6] * 4
 
 
-@pytest.mark.parametrize("at", range(1, 10))
-@pytest.mark.parametrize("kind", range(10))
-def test_what_is_merged_into_one_kind_of_layer_is_seen_at_once(at, kind):
-    unet = TaggedUNet()
-    weights = [torch.nn.Parameter(torch.zeros(3, 3)) for _ in range(250)]
-    for number, weight in enumerate(weights):
-        unet.middle_block.register_parameter(f"of attention {number // 10} {number % 10}", weight)
-
-    def merge(step):
-        if step == at:
-            with torch.no_grad():
-                for weight in weights[kind::10]:
-                    weight.add_(1.0)
-
-    assert run(SIX, merge, unet=unet)[0][at] == at
+@pytest.mark.parametrize("kind", ["attn1.to_q", "attn1.to_out.0", "attn2.to_k", "ff.net.0.proj", "in_layers.2"])
+@pytest.mark.parametrize("network", ["SD1.5", "SDXL"])
+def test_what_is_merged_into_one_kind_of_layer_is_seen_at_once(network, kind):
+    unet = NETWORKS[network].build(small=True)
+    merged = [weight for name, weight in unet.named_parameters() if name.endswith(f"{kind}.weight")]
+    assert len(merged) >= 16
+    for at in range(1, 10):
+        inputs = NETWORKS[network].inputs(unet, 1, latent=8)
+        with SamplingPass(unet, Settings(interval=30, depth=1, forecast="off"), total=12) as passing, torch.no_grad():
+            for step in range(12):
+                if step == at:
+                    torch._foreach_add_(merged, 1e-3)
+                passing.start_evaluation(keys=["a"])
+                unet(**inputs)
+            assert (passing.statistics.full, passing.statistics.switched) == (2, 1)
 
 
 def test_what_is_written_during_a_call_is_the_hosts_and_none():

@@ -96,10 +96,11 @@ def change_hypernetwork(by):
 
 
 def merge(by):
-    """Add to the weights of a deep block what can be taken away again."""
-    weight = shared.sd_model.model.diffusion_model.middle_block[0].in_layers[2].weight
+    """Add to the keys of all attentions, as merging a LoRA does, what can be taken away again."""
     with torch.no_grad():
-        weight.add_(by)
+        for name, weight in shared.sd_model.model.diffusion_model.named_parameters():
+            if name.endswith("attn2.to_k.weight"):
+                weight.add_(by)
 
 
 CHANGES = {
