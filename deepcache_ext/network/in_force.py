@@ -24,20 +24,19 @@ FEW = 16
 class InForce:
     """Compares what is in force at the first call of an evaluation with what was at that of the last one.
 
-    That is what a caller says of it, and how often somebody has written into the matrices of `unet` between two calls,
-    which nobody who changes weights leaves out. To look at each of them takes longer than all else of a reuse, so it is
-    one in `PARTS`: what is merged into one kind of layer is seen, what is written into a single matrix may not be.
+    That is what a caller says of it, and how often somebody has written into the matrices of `unet` between two calls.
+    Torch counts that, but for what goes through `.data` (findings/writes-that-torch-does-not-count.sh). To look at each
+    takes longer than all else of a reuse, so it is one in `PARTS`: what is merged into one kind of layer is seen, what
+    is written into a single matrix may not be.
     What is written during a call, as hosts apply a LoRA, does not count, and what was made in torch's inference mode
     counts nothing. A change within `stages` evaluations of another is one of many, as ramps make them: no jump.
     """
 
     def __init__(self, unet: nn.Module, stages: int) -> None:
         self._hooks = OwnHooks(unet)
-        matrices = (
-            (n, weight) for n, weight in unet.named_parameters() if weight.ndim > 1 and not weight.is_inference()
-        )
-        by_kind = sorted(matrices, key=lambda matrix: matrix[0].split(".")[-3:])  # such as attn1.to_q.weight
-        weights = [weakref.ref(weight) for _, weight in by_kind]
+        by_kind = sorted(unet.named_parameters(), key=lambda named: named[0].split(".")[-3:])  # as attn1.to_q.weight
+        matrices = (weight for _, weight in by_kind if weight.ndim > 1 and not weight.is_inference())
+        weights = [weakref.ref(weight) for weight in matrices]
         parts = max(1, min(PARTS, len(weights) // FEW))
         self._parts = [weights[first::parts] for first in range(parts)]
         self._turn = 0
