@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -12,7 +13,7 @@ from deepcache_ext.correction.payback import paybacks
 from deepcache_ext.features.denoised import NoiseLevels
 from deepcache_ext.features.store import Call, RowStore, can_draw
 from deepcache_ext.network.unet import head
-from deepcache_ext.planning.sampler_run import SamplerRun
+from deepcache_ext.planning.sampler_run import Array, SamplerRun
 from deepcache_ext.statistics import Statistics
 
 
@@ -27,11 +28,9 @@ class Settling:
     ) -> None:
         self._unet = unet
         self._store = store
-        self._run = run
-        self._levels = levels
         self._correction: Correction | None = None
         if corrects and run is not None and levels is not None:
-            self._correction = Correction(paybacks(run))
+            self._correction = Correction(paybacks(run, _counts(run, levels)))
 
     @property
     def corrects(self) -> bool:
@@ -55,15 +54,15 @@ class Settling:
     def of_reuse(self, index: int, call: Call, output: Any) -> Any:
         """Return the output to go on with of a call that reused in evaluation `index`."""
         output = self._store.drawn(call, output)
-        correction, counts = self._correction, self._counts(call, output)
-        if correction is None or counts is None:
+        correction = self._correction
+        if correction is None or not can_draw(output, call):
             return output
-        return correction.of_reuse(index, tuple(call.keys), call.x, call.times, output, counts)
+        return correction.of_reuse(index, tuple(call.keys), call.x, call.times, output)
 
     def of_full(self, index: int, call: Call, output: Any, statistics: Statistics) -> Any:
         """Return the output to go on with of a call that ran in full in evaluation `index`; count what it put right."""
-        correction, counts = self._correction, self._counts(call, output)
-        if correction is None or counts is None:
+        correction = self._correction
+        if correction is None or not can_draw(output, call):
             return output
         layer = head(self._unet)
         statistics.listened |= layer is None and self.owes(index, call)
@@ -72,7 +71,7 @@ class Settling:
             feature = None if layer is None else self._store.between(call, x, times)
             return None if layer is None or feature is None else layer(feature.to(call.x.dtype))
 
-        output = correction.of_full(index, tuple(call.keys), output, counts, better)
+        output = correction.of_full(index, tuple(call.keys), output, better)
         self.count(statistics)
         return output
 
@@ -84,14 +83,15 @@ class Settling:
             statistics.uncorrected += correction.dropped
             correction.corrected = correction.dropped = 0
 
-    def _counts(self, call: Call, output: Any) -> Tensor | None:
-        """Return what an output counts in what the sampler gets, shape (rows, 1, 1, 1); None if none is put right."""
-        if self._correction is None or self._levels is None or self._run is None or not can_draw(output, call):
-            return None
-        scales = call.scales(self._levels)
-        return scales.of_output if self._run.takes_denoised else scales.of_noise
-
 
 def is_told(run: SamplerRun, levels: NoiseLevels) -> bool:
     """Tell whether it is known what an output is to the sampler of a run: a denoised picture, or the noise."""
     return run.takes_denoised or run.takes_noise(levels.sigma(torch.tensor(run.levels)).double().cpu().numpy())
+
+
+def _counts(run: SamplerRun, levels: NoiseLevels) -> Array:
+    """Return what an output of the U-Net counts in that of the denoiser, of shape (evaluations,)."""
+    if not run.takes_denoised:
+        return levels.scales(torch.tensor(run.levels)).of_noise.flatten().double().numpy()
+    sigmas = np.array(run.levels)
+    return -sigmas / np.sqrt(1 + sigmas**2) if levels.prediction == "v" else -sigmas

@@ -21,12 +21,11 @@ Better = Callable[[Tensor, Tensor], "Tensor | None"]
 
 @dataclass(frozen=True, eq=False)
 class _Reuse:
-    """What a reuse was given, what it returned and what that counts for the sampler, all of shape (rows, ...)."""
+    """What a reuse was given and what it returned, all of shape (rows, ...)."""
 
     x: Tensor
     times: Tensor
     output: Tensor
-    counts: Tensor
 
 
 @dataclass(eq=False)
@@ -35,7 +34,7 @@ class _Evaluation:
 
     index: int
     error: Tensor | None
-    """What it should have returned less what it did, as the sampler gets it, in single precision; None for 0."""
+    """What it should have returned less what it did; None for 0."""
     reuse: _Reuse | None = None
     """Of a reuse that has not been put right."""
 
@@ -53,7 +52,7 @@ class Correction:
         self.dropped = 0
         """Reuses that never will be, though evaluations came after them; likewise."""
         self._paybacks = paybacks
-        self._memory = max(len(payback.earlier) for payback in paybacks)
+        self._memory = max((len(payback.earlier) for payback in paybacks), default=0)
         self._calls: dict[tuple[Hashable, ...], list[_Evaluation]] = {}
 
     @property
@@ -74,35 +73,31 @@ class Correction:
         past = self._calls.get(keys, [])
         return bool(past) and past[-1].index == index - 1 and any(one.reuse or one.error is not None for one in past)
 
-    def of_reuse(
-        self, index: int, keys: tuple[Hashable, ...], x: Tensor, times: Tensor, output: Tensor, counts: Tensor
-    ) -> Tensor:
+    def of_reuse(self, index: int, keys: tuple[Hashable, ...], x: Tensor, times: Tensor, output: Tensor) -> Tensor:
         """Return the output to go on with of a reuse in evaluation `index`.
 
-        `x` and `output` are of shape (rows, channels, height, width), `times` of shape (rows,) and `counts`, what the
-        output counts in what the sampler gets, of shape (rows, 1, 1, 1).
+        `x` and `output` are of shape (rows, channels, height, width), `times` of shape (rows,).
         """
         if index >= len(self._paybacks):
             return output
         past = self._past(index, keys)
-        returned, error = self._paid(index, past, None, output, counts)
-        reuse = _Reuse(x.clone(), times.clone(), returned, counts)
-        self._note(keys, [*past, _Evaluation(index, error, reuse)])
+        returned, error = self._paid(index, past, [0.0] * len(past), output)
+        self._note(keys, [*past, _Evaluation(index, error, _Reuse(x.clone(), times.clone(), returned))])
         return returned
 
-    def of_full(self, index: int, keys: tuple[Hashable, ...], output: Tensor, counts: Tensor, better: Better) -> Tensor:
+    def of_full(self, index: int, keys: tuple[Hashable, ...], output: Tensor, better: Better) -> Tensor:
         """Return the output to go on with of an evaluation in full; the reuses before it are put right by `better`."""
         if index >= len(self._paybacks):
             return output
-        past, deviation = self._past(index, keys), None
-        first = _first_reuse(past)
+        past = self._past(index, keys)
+        first, deviation = _first_reuse(past), [0.0] * len(past)
         for place, one in enumerate(past[first:], first):
             missed, one.reuse = self._missed(one.reuse, better), None
             self.corrected += missed is not None
             self.dropped += missed is None
             one.error = one.error if missed is None else missed
-            deviation = self._after(one.index, past[: place + 1], deviation)
-        returned, error = self._paid(index, past, deviation, output, counts)
+            deviation = self._after(one.index, place, deviation)
+        returned, error = self._paid(index, past, deviation, output)
         self._note(keys, [*past, _Evaluation(index, error)])
         return returned
 
@@ -123,28 +118,29 @@ class Correction:
             self._calls[keys] = wanted
 
     def _missed(self, reuse: _Reuse | None, better: Better) -> Tensor | None:
-        """Return what a reuse should have returned less what it did, as the sampler gets it; None if not known."""
+        """Return what a reuse should have returned less what it did; None if that is not known."""
         should = None if reuse is None else better(reuse.x, reuse.times)
-        if reuse is None or should is None:
-            return None
-        return (should.float() - reuse.output.float()) * reuse.counts
+        return None if reuse is None or should is None else should - reuse.output
 
-    def _after(self, index: int, past: Sequence[_Evaluation], deviation: Tensor | None) -> Tensor | None:
-        """Return the deviation of the input after evaluation `index`, the last of `past`, from that of its own."""
+    def _after(self, index: int, place: int, deviation: Sequence[float]) -> list[float]:
+        """Return the deviation of the input after evaluation `index`, at that place of the past.
+
+        A deviation is given by its weights: of the error of each evaluation of the past.
+        """
         payback = self._paybacks[index]
-        kept = None if deviation is None else deviation * payback.kept
-        return _plus(kept, past, (payback.own, *payback.earlier))
+        return _plus([weight * payback.kept for weight in deviation], place, (payback.own, *payback.earlier))
 
     def _paid(
-        self, index: int, past: Sequence[_Evaluation], deviation: Tensor | None, output: Tensor, counts: Tensor
+        self, index: int, past: Sequence[_Evaluation], deviation: Sequence[float], output: Tensor
     ) -> tuple[Tensor, Tensor | None]:
         """Return an output with what it pays back, and the error that it is by that."""
         payback = self._paybacks[index]
-        error = None if deviation is None else deviation * -payback.of_deviation
-        error = _plus(error, past, [-weight for weight in payback.of_errors])
-        if error is None:
-            return output, None
-        return torch.addcdiv(output.float(), error, counts, value=-1).to(output.dtype), error
+        weights = _plus([weight * payback.of_deviation for weight in deviation], len(past) - 1, payback.of_errors)
+        paid: Tensor | None = None
+        for one, weight in zip(past, weights, strict=True):
+            if one.error is not None and weight:
+                paid = one.error * -weight if paid is None else torch.sub(paid, one.error, alpha=weight)
+        return (output, None) if paid is None else ((output - paid).to(output.dtype), paid)
 
 
 def _first_reuse(past: Sequence[_Evaluation]) -> int:
@@ -152,9 +148,8 @@ def _first_reuse(past: Sequence[_Evaluation]) -> int:
     return next((place for place, one in enumerate(past) if one.reuse is not None), len(past))
 
 
-def _plus(found: Tensor | None, past: Sequence[_Evaluation], weights: Sequence[float]) -> Tensor | None:
-    """Return `found` and the weighted errors of the past, from the last one back; None for 0."""
-    for one, weight in zip(reversed(past), weights, strict=False):
-        if one.error is not None and weight:
-            found = one.error * weight if found is None else torch.add(found, one.error, alpha=weight)
+def _plus(found: list[float], place: int, weights: Sequence[float]) -> list[float]:
+    """Add `weights` to those found, from that of a place back, and return them."""
+    for back, weight in enumerate(weights[: place + 1]):
+        found[place - back] += weight
     return found

@@ -1,6 +1,6 @@
 """How much of what earlier outputs were off is made up for in each later one.
 
-A sampler that is linear in the denoiser's outputs D goes x_{i+1} = a_i x_i + sum over j of b_ij D_j, with few j. Where
+A sampler that is linear in the U-Net's outputs D goes x_{i+1} = a_i x_i + sum over j of b_ij D_j, with few j. Where
 an output was off by e_j = (what it should have been) - (what was returned), the deviation of x goes the same way:
 d_{i+1} = a_i d_i + sum over j of b_ij e_j. So x_{i+1} is right if evaluation i returns what it finds and beside that
 (a_i d_i + sum over j < i of b_ij e_j) / b_ii, which is in e_i as its opposite.
@@ -37,12 +37,15 @@ class Payback:
         return tuple(weight / self.own for weight in self.earlier)
 
 
-def paybacks(run: SamplerRun) -> tuple[Payback, ...]:
-    """Return what each evaluation of a run pays back; () for a run whose kind does not (`SamplerKind.pays_back`)."""
+def paybacks(run: SamplerRun, counts: Array) -> tuple[Payback, ...]:
+    """Return what each evaluation of a run pays back; () for a run whose kind does not (`SamplerKind.pays_back`).
+
+    `counts`, of shape (evaluations,), are what an output of the U-Net counts in that of the denoiser in each of them.
+    """
     kept, steps = run.kept(), run.steps()
-    if kept is None or steps is None or not run.kind.pays_back:
+    if kept is None or steps is None or not run.kind.pays_back or not counts.all():
         return ()
-    return tuple(_payback(number, kept, steps, run.looks_back) for number in range(len(kept)))
+    return tuple(_payback(number, kept, steps * counts, run.looks_back) for number in range(len(kept)))
 
 
 def _payback(number: int, kept: Array, steps: Array, memory: int) -> Payback:

@@ -1,5 +1,6 @@
 """What reuses were off is made up for by what later evaluations return."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -195,7 +196,7 @@ def test_what_an_output_is_to_a_sampler(model):
 
 def test_paybacks_are_those_of_the_formula(model):
     run = SAMPLERS["DPM++ 2M"].ask(model, 20)
-    of_run, sigmas = paybacks(run), SAMPLERS["DPM++ 2M"].sigmas(model, 20).double()
+    of_run, sigmas = paybacks(run, np.ones(20)), SAMPLERS["DPM++ 2M"].sigmas(model, 20).double()
     logs = sigmas[:-1].log()
     for index in range(1, 19):
         h, before = logs[index] - logs[index + 1], logs[index - 1] - logs[index]
@@ -204,6 +205,10 @@ def test_paybacks_are_those_of_the_formula(model):
         assert one.kept == pytest.approx(float(kept), rel=1e-6)
         assert one.own == pytest.approx(float((1 - kept) * (1 + ratio)), rel=1e-6)
         assert one.earlier == pytest.approx([float((kept - 1) * ratio)], rel=1e-5)
+    counts = np.arange(1, 21)
+    for index, (one, counted) in enumerate(zip(of_run, paybacks(run, counts), strict=True)):
+        assert (counted.kept, counted.own) == (one.kept, pytest.approx(one.own * counts[index]))
+        assert counted.earlier == pytest.approx([of * counts[index - 1] for of in one.earlier])
 
 
 ONE = Payback(kept=0.5, own=0.5, earlier=())
@@ -211,13 +216,12 @@ ONE = Payback(kept=0.5, own=0.5, earlier=())
 
 def test_a_refresh_returns_what_makes_up_for_the_reuses_before_it():
     correction, keys = Correction([ONE] * 4), ("a", "b")
-    times, counts = torch.tensor([400.0, 300.0]), torch.ones(2, 1, 1, 1)
-    x = torch.zeros(2, 4, 8, 8)
-    correction.of_full(0, keys, x, counts, lambda _x, _t: None)
-    assert correction.of_reuse(1, keys, x, times, x + 1, counts).equal(x + 1)
+    times, x = torch.tensor([400.0, 300.0]), torch.zeros(2, 4, 8, 8)
+    correction.of_full(0, keys, x, lambda _x, _t: None)
+    assert correction.of_reuse(1, keys, x, times, x + 1).equal(x + 1)
     assert correction.owes(2, keys)
     assert not correction.owes(2, ("b", "a"))
-    made = correction.of_full(2, keys, x, counts, lambda _x, _t: x + 3)
+    made = correction.of_full(2, keys, x, lambda _x, _t: x + 3)
     assert made.allclose(x + 1)  # 2 was missed, half of which is in x, half of which is still there after the next step
     assert (correction.corrected, correction.dropped) == (1, 0)
     assert correction.nbytes == 0  # no later step looks back
@@ -226,34 +230,32 @@ def test_a_refresh_returns_what_makes_up_for_the_reuses_before_it():
 @pytest.mark.parametrize("why", ["other rows", "left out", "cleared", "nothing better"])
 def test_what_can_not_be_put_right_is_left_as_it_is_and_counted(why):
     correction, keys = Correction([ONE] * 4), ("a", "b")
-    times, counts = torch.tensor([400.0, 300.0]), torch.ones(2, 1, 1, 1)
-    x = torch.zeros(2, 4, 8, 8)
-    correction.of_reuse(0, keys, x, times, x + 1, counts)
+    times, x = torch.tensor([400.0, 300.0]), torch.zeros(2, 4, 8, 8)
+    correction.of_reuse(0, keys, x, times, x + 1)
     if why == "cleared":
         correction.clear()
     index, rows = 1 + (why == "left out"), ("a", "c") if why == "other rows" else keys
     better = None if why == "nothing better" else x + 3
-    assert correction.of_full(index, rows, x, counts, lambda _x, _t: better).equal(x)
+    assert correction.of_full(index, rows, x, lambda _x, _t: better).equal(x)
     correction.clear()
     assert (correction.corrected, correction.dropped) == (0, 1)
 
 
 def test_what_rows_that_do_not_come_back_owe_is_counted_though_nobody_asks_for_them_again():
     correction, times, x = Correction([ONE] * 4), torch.tensor([400.0]), torch.zeros(1, 4, 8, 8)
-    counts = torch.ones(1, 1, 1, 1)
-    correction.of_reuse(0, ("cond", "uncond"), x, times, x + 1, counts)
-    correction.of_full(1, ("cond",), x, counts, lambda _x, _t: x)
+    correction.of_reuse(0, ("cond", "uncond"), x, times, x + 1)
+    correction.of_full(1, ("cond",), x, lambda _x, _t: x)
     assert correction.dropped == 0  # the others may come in another call
-    correction.of_full(2, ("cond",), x, counts, lambda _x, _t: x)
+    correction.of_full(2, ("cond",), x, lambda _x, _t: x)
     assert (correction.corrected, correction.dropped, correction.nbytes) == (0, 1, 0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_outputs_keep_their_precision(dtype):
-    correction, times, counts = Correction([ONE] * 4), torch.tensor([400.0]), torch.ones(1, 1, 1, 1)
+    correction, times = Correction([ONE] * 4), torch.tensor([400.0])
     x = torch.zeros(1, 4, 8, 8, dtype=dtype)
-    correction.of_reuse(0, ("a",), x, times, x + 1, counts)
-    assert correction.of_full(1, ("a",), x, counts, lambda _x, _t: x + 3).dtype == dtype
+    correction.of_reuse(0, ("a",), x, times, x + 1)
+    assert correction.of_full(1, ("a",), x, lambda _x, _t: x + 3).dtype == dtype
 
 
 def run_of(model, settings, hooked=None, total=STEPS, **options):

@@ -14,9 +14,9 @@ ADDED = {
     "line": (17, 5),
     "line and response": (64, 10),
     "line and response, drawn": (61, 17),
-    "line, corrected (Euler)": (33, 11),
-    "line, corrected (DPM++ 2M)": (35, 11),
-    "line and response, drawn, corrected (Euler a)": (78, 19),
+    "line, corrected (Euler)": (27, 7),
+    "line, corrected (DPM++ 2M)": (28, 7),
+    "line and response, drawn, corrected (Euler a)": (76, 19),
 }
 """Operations that a refresh and a reuse have more, in single precision."""
 IN_HALF = {
@@ -24,9 +24,9 @@ IN_HALF = {
     "line": (17, 6),
     "line and response": (68, 13),
     "line and response, drawn": (67, 23),
-    "line, corrected (Euler)": (40, 12),
-    "line, corrected (DPM++ 2M)": (42, 12),
-    "line and response, drawn, corrected (Euler a)": (93, 25),
+    "line, corrected (Euler)": (30, 8),
+    "line, corrected (DPM++ 2M)": (31, 8),
+    "line and response, drawn, corrected (Euler a)": (87, 25),
 }
 """The same where features are cast to single precision and back."""
 
