@@ -8,9 +8,7 @@ import pytest
 import torch
 from modules import patches, script_callbacks, sd_models, sd_samplers, sd_samplers_common, sd_unet, shared
 
-from deepcache_ext.webui import infotext
 from deepcache_ext.webui.hosts import host
-from deepcache_ext.webui.options import CONTROLS
 from deepcache_ext.webui.reports import NOT_USED
 from tests.unit.unets import TaggedUNet, state_of
 from tests.webui.support import (
@@ -300,22 +298,6 @@ def test_the_family_decides_the_presets_depth(controller):
     }
 
 
-@pytest.mark.parametrize(
-    ("steps", "img2img", "cached"), [(9, False, False), (10, False, True), (9, True, False), (10, True, True)]
-)
-def test_presets_leave_passes_of_few_steps_alone_and_infotext_repeats_that(controller, steps, img2img, cached):
-    p = Processing(img2img=img2img)
-    job(controller, p, True, "Quality", steps=steps)
-    (done,) = controller.last_report.passes
-    assert (done.statistics.reused > 0, "little to gain" in done.reason) == (cached, not cached)
-    text = {key: str(value) for key, value in p.extra_generation_params.items()}
-    pasted = [read(text) for _, read in infotext.fields(list(CONTROLS))]
-    job(controller, Processing(img2img=img2img), *pasted, steps=steps)
-    assert controller.last_report.passes[0].statistics == done.statistics
-    job(controller, Processing(img2img=img2img), True, "Custom", steps=steps)
-    assert controller.last_report.passes[0].statistics.reused > 0
-
-
 def test_rows_of_another_layout_are_not_mixed(controller):
     """An AND prompt that begins in mid-run adds a cond before the unconds."""
     unet = sd_models.model_data.sd_model.model.diffusion_model
@@ -376,28 +358,3 @@ def test_an_engine_that_the_host_applies_after_the_job_has_begun_is_noticed(cont
     monkeypatch.setattr(sd_unet, "current_unet", NoUNet())
     assert origins(sample(p)) == [0, 1, 2, 3, 4, 5]
     assert "replaced by the engine" in next(iter(p.comments))
-
-
-def test_presets_leave_a_sampler_alone_that_decides_how_often_it_evaluates(controller):
-    job(controller, Processing(), {"enabled": True, "preset": "Quality"}, name="DPM adaptive", steps=20)
-    (done,) = controller.last_report.passes
-    assert done.reason.startswith("this sampler decides itself how often it evaluates")
-    assert done.statistics.full == done.statistics.reused == 0
-
-
-@pytest.mark.parametrize(
-    ("steps", "denoising", "reason"),
-    [
-        (3, 0.1, "with 3 evaluations in this pass there is little to gain, only Custom caches below 10"),
-        (1, 0.05, "with 1 evaluation in this pass there is little to gain, only Custom caches below 10"),
-        (1, 1.0, "with 1 step from noise to picture there is little to gain, only Custom caches below 10"),
-        (10, 0.5, ""),
-    ],
-)
-def test_presets_leave_passes_of_few_evaluations_alone(controller, steps, denoising, reason):
-    p = Processing(img2img=True)
-    p.denoising_strength = denoising
-    job(controller, p, {"enabled": True, "preset": "Balanced"}, steps=steps)
-    (done,) = controller.last_report.passes
-    assert done.reason == reason
-    assert (done.statistics.reused > 0) == (not reason)
