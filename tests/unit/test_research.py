@@ -19,7 +19,7 @@ def test_closeness_compares_every_kind_with_fewer_steps_at_its_compute(name):
     points = list(closeness.compare(task, 6, [2]))
     assert [point.method for point in points] == list(closeness.OWN)
     for point in points:
-        assert 1.4 < point.sd15 < point.sdxl < 2
+        assert 1.5 < point.sd15 < point.sdxl < 2
         assert point.wall > 0
         assert 5 < point.worst <= point.mean < 60
         assert 0.3 < point.similarity < 1
