@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from bench.parts.report import read_csv, table, write_csv, written_on
 from bench.presets import family_of
 from deepcache_ext import SamplingPass, Settings
 from deepcache_ext.webui.plan import reuse_cost
-from deepcache_ext.webui.presets import PRESETS
+from deepcache_ext.webui.presets import PRESETS, for_run
 from demo import tiny_model
 from demo.pictures import psnr
 from demo.samplers import SAMPLERS
@@ -62,6 +62,8 @@ class Pass:
         self._prompts = model.prompts(pictures)
         self._guidance = guidance
         self._sigmas = self.sampler.sigmas(model, steps)[-count - 1 :]
+        self._asked = self.sampler.ask_over(self._sigmas)
+        self.kind = replace(self.sampler.kind, pays_back=self._asked.kind.pays_back)
 
     def picture(self, start: Tensor, settings: Settings | None = None, count: int | None = None) -> tuple[Tensor, int]:
         """Return what the pass makes of `start` and its full evaluations: cached, or in `count` steps."""
@@ -70,13 +72,14 @@ class Pass:
             sigmas = sigmas[np.linspace(0, len(sigmas) - 1, count + 1).round().astype(int)]
         if settings is None:
             return self._made(start, sigmas, self.model.denoiser(self._prompts, self._guidance)), self.evaluations
-        kind, family = self.sampler.kind, family_of(self.model)
+        family = family_of(self.model)
         with SamplingPass(
             self.model.unet,
             settings,
             self.evaluations,
-            sampler=kind,
-            reuse=reuse_cost(kind.depth(settings), family),
+            sampler=self.kind,
+            run=self._asked,
+            reuse=reuse_cost(self.kind.depth(settings), family),
             levels=self.model.levels,
         ) as run:
             made = self._made(start, sigmas, run.wrap(self.model.denoiser(self._prompts, self._guidance)))
@@ -102,11 +105,11 @@ def compare(of: Pass, start: Tensor, sampler: str, steps: int) -> Iterator[Resul
     reference, _ = of.picture(start)
     family = family_of(of.model)
     for name, settings in PRESETS.items():
-        chosen = Settings(**settings[family])
+        chosen = for_run(Settings(**settings[family]), name, of.kind)
         made, full = of.picture(start, chosen)
         if full == of.evaluations:
             continue
-        reuse = reuse_cost(of.sampler.kind.depth(chosen), family)
+        reuse = reuse_cost(of.kind.depth(chosen), family)
         compute = full + (of.evaluations - full) * reuse
         fewer = min(range(1, 50), key=lambda count: abs(of.sampler.evaluations(count) - compute))
         without, _ = of.picture(start, count=fewer)

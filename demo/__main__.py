@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from deepcache_ext import SamplingPass, Settings
@@ -48,11 +49,13 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 def _compare(model: TinyModel, sampler: Sampler, settings: Settings, options: argparse.Namespace) -> None:
     prompts = model.prompts(options.pictures)
+    asked = sampler.ask(model, options.steps)
     run = SamplingPass(
         model.unet,
         settings,
         sampler.evaluations(options.steps),
-        sampler=sampler.kind,
+        sampler=replace(sampler.kind, pays_back=asked.kind.pays_back),
+        run=asked,
         levels=model.levels,
     )
     sampler.sample(model, prompts, 2)  # warm-up, so that neither run pays for the first calls

@@ -41,12 +41,16 @@ class Sampler:
 
     def ask(self, model: TinyModel, steps: int) -> SamplerRun:
         """Return what the sampler answers about a run of `steps` steps."""
+        return self.ask_over(self.sigmas(model, steps))
+
+    def ask_over(self, sigmas: Tensor) -> SamplerRun:
+        """Return what the sampler answers about a run over those noise levels, of shape (steps + 1,)."""
         parameters = inspect.signature(self.function).parameters
         noise = (
             {"noise_sampler": lambda *_: torch.randn(dry_run.SHAPE).double()} if "noise_sampler" in parameters else {}
         )
-        sigmas = self.sigmas(model, steps).cpu()
-        return dry_run.ask(lambda denoise, x: self.function(denoise, x, sigmas, disable=True, **noise))
+        levels = sigmas.cpu()
+        return dry_run.ask(lambda denoise, x: self.function(denoise, x, levels, disable=True, **noise))
 
     @torch.no_grad()
     def sample(

@@ -5,6 +5,7 @@ import importlib
 import random
 import sys
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -155,6 +156,8 @@ def test_short_passes_are_compared_with_fewer_evaluations_over_the_same_noise(tm
     ]
     full, _ = of.picture(start)
     assert torch.equal(of.picture(start, count=6)[0], full)
+    chosen = Settings(schedule="auto", depth=0)
+    assert not torch.equal(of.picture(start, chosen)[0], of.picture(start, replace(chosen, correction="off"))[0])
     report.write_csv(found, tmp_path / "short-passes.csv")
     kept = report.read_csv(short_passes.Result, tmp_path / "short-passes.csv")
     assert short_passes.gains(kept).splitlines()[2].startswith("| 6 | ")
