@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bench.parts.diffusers_samplers import DIFFUSERS_SAMPLERS, DiffusersSampler
-from deepcache_ext import SamplingPass, Settings
+from deepcache_ext import SamplerKind, SamplingPass, Settings
 from deepcache_ext.features.forecast import Predictor
 from demo.samplers import SAMPLERS, Sampler
 from demo.tiny_model import TinyModel
@@ -42,6 +42,11 @@ class Task:
     guidance: float
     seed: int = 1000
     """Of the first picture; each of the others has one more than the one before."""
+
+    def kind(self, steps: int) -> SamplerKind:
+        """Return the sampler's kind in `steps` steps, with whether its reuses are put right."""
+        sampler = ALL_SAMPLERS[self.sampler]
+        return replace(sampler.kind, pays_back=sampler.ask(self.model, steps).kind.pays_back)
 
     def run(
         self,

@@ -99,7 +99,7 @@ def compare(task: Task, steps: int, intervals: Iterable[int], names: Collection[
     """Yield a point for each of the named methods at the compute of each 1:N."""
     full, seconds = _timed(functools.partial(task.run, steps))
     sampler = ALL_SAMPLERS[task.sampler]
-    total = sampler.evaluations(steps)
+    total, kind = sampler.evaluations(steps), task.kind(steps)
 
     def closeness(pictures: Tensor) -> Tensor:
         """Return PSNR and similarity, of shape (2, pictures)."""
@@ -126,7 +126,7 @@ def compare(task: Task, steps: int, intervals: Iterable[int], names: Collection[
         for method, settings in own(interval, total).items():
             if method in names:
                 run, spent = _timed(functools.partial(task.run, steps, settings))
-                depth = sampler.kind.depth(settings)
+                depth = kind.depth(settings)
                 yield point(method, interval, f"N = {interval}", (depth, depth), run, spent)
         wanted = total * (1 + (interval - 1) * reuse) / interval
         for entry in rivals.entries([name for name in rivals.NAMES if name in names], task, steps, wanted):

@@ -86,7 +86,7 @@ def frechet(one: Tensor, other: Tensor) -> float:
 def compare(task: Task, steps: int, classifier: Classifier, reference: Tensor) -> Iterator[list[str]]:
     """Yield the cells of full pictures, of fewer steps and of caching at two speeds; `reference` are features."""
     sampler = ALL_SAMPLERS[task.sampler]
-    total = sampler.evaluations(steps)
+    total, kind = sampler.evaluations(steps), task.kind(steps)
     asked = styles_of(task.model, task.pictures)
 
     def cells(method: str, speed_up: float, pictures: Tensor) -> list[str]:
@@ -99,7 +99,7 @@ def compare(task: Task, steps: int, classifier: Classifier, reference: Tensor) -
         cached = {}
         for method in METHODS:
             settings = own(interval, total)[method]
-            depth = sampler.kind.depth(settings)
+            depth = kind.depth(settings)
             run = task.run(steps, settings)
             cached[method] = total / run.compute(share(COST_MODEL, depth, depth)), run.pictures
         fewer = min(range(1, steps), key=lambda count: abs(total / sampler.evaluations(count) - cached["auto"][0]))
