@@ -40,7 +40,7 @@ def _likeliest(others: Mapping[str, tuple[Settings, ...]]) -> dict[str, tuple[Se
     """Return which other plans to try, by preset: one of each in turn.
 
     Those of Fast come first, which won most, and those of Balanced last, which lost by what they took over; see
-    docs/tuning.csv.
+    docs/research.md.
     """
     names = sorted(others, key=lambda name: (name == BALANCED, -list(PRESETS).index(name)))
     turns = itertools.zip_longest(*([(name, way) for way in others[name]] for name in names))
