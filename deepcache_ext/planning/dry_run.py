@@ -139,7 +139,8 @@ class _Found:
 
     def rows(self) -> Array:
         """Return the inputs and the end, of shape (evaluations + 1, elements)."""
-        return torch.stack([x for x in self.inputs if x is not None]).double().cpu().numpy()
+        found = torch.stack([x for x in self.inputs if x is not None]).cpu()  # many devices have no double precision
+        return found.double().numpy()
 
 
 @dataclass

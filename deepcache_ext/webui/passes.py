@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from deepcache_ext.sentence import of_error
 from deepcache_ext.webui.expected_run import ExpectedRuns
 from deepcache_ext.webui.hosts import host
 from deepcache_ext.webui.hosts.samplers import scheduler_of
@@ -17,7 +18,7 @@ from deepcache_ext.webui.options import INFOTEXT_KEYS, Options, given, overridde
 from deepcache_ext.webui.plot_cells import overrides_of
 from deepcache_ext.webui.presets import for_run, left_alone
 from deepcache_ext.webui.reports import NOT_USED, JobReport, PassKind, PassReport, explain
-from deepcache_ext.webui.running_pass import RunningPass
+from deepcache_ext.webui.running_pass import RunningPass, kind_in_force
 from deepcache_ext.webui.tuning.tuned import TunedPlans
 from deepcache_ext.webui.tuning.tuned_runs import TunedRun, tuned_run
 
@@ -37,6 +38,8 @@ class _Job:
         self.identity = host.job_id()
         self.arguments = list(arguments)
         self.asked: Options | None = None
+        self.is_sent_the_same = False
+        """Whether it is a job inside another one, and was sent what that one was: its passes are others of that one."""
         self.tuned: TunedRun | None = None
         self.report = report
         self.expected = ExpectedRuns()
@@ -109,18 +112,19 @@ class Controller:
         try:
             if outermost is not None and job.arguments == outermost.arguments:
                 job.asked = outermost.asked  # an inner job is sent what the panel has, whatever a cell made of it
+                job.is_sent_the_same = True
             else:
                 job.asked = _asked(arguments, overrides)
                 enabled = job.asked is not None
-            if job.asked is not None and self.plans is not None:
+            if job.asked is not None and self.plans is not None and not job.is_sent_the_same:
                 job.tuned = tuned_run(job.asked, p, self.plans)
         except ValueError as error:
             job.report.reason = str(error)
             explain(p, str(error))
         if job.asked is not None:
             _write(p, job.asked if job.tuned is None else job.tuned.options)
-        if enabled or self._jobs:
-            self._jobs.append(job)
+        if enabled or overrides or self._jobs:
+            self._jobs.append(job)  # of a cell that is off as well: then so are the jobs inside it
 
     def end_job(self, p: Any) -> None:
         """End the job of `p`, and report if it was the outermost."""
@@ -128,7 +132,7 @@ class Controller:
         if job is None:
             return
         del self._jobs[self._jobs.index(job) :]
-        if not self._jobs:
+        if not self._jobs and (job.asked is not None or job.report.reason):
             self.last_report = job.report
             if not job.report.passes:
                 print(f"DeepCache {job.report}")
@@ -143,8 +147,9 @@ class Controller:
         if self._jobs:
             try:
                 report, running = self._begin_pass(sampler, steps, func)
-            except Exception:  # ours, whatever it is: the picture is made without
+            except Exception as error:  # ours, whatever it is: the picture is made without
                 logger.exception("DeepCache could not begin a pass")
+                report = self._failed(sampler.p, error)
         outer, self._running = self._running, running
         start, made = time.perf_counter(), None
         try:
@@ -184,7 +189,8 @@ class Controller:
         report = PassReport(kind, sampler.config.name, inner=inner)
         outermost.report.passes.append(report)
         self.last_report = outermost.report  # what a pass did is known when it ends, whatever becomes of its job
-        settings = options.hires if hires else options.base if first else options.others
+        is_base = own is not None and first and not hires and not own.is_sent_the_same
+        settings = options.hires if hires else options.base if is_base else options.others
         if settings is None or (inner and not (outermost.asked or options).inner):
             report.reason = "switched off for this pass"
             return report, None
@@ -193,7 +199,8 @@ class Controller:
             sampler, steps, func, img2img=img2img, scheduler=scheduler, asks=settings.reuses
         )
         report.planned = expected.evaluations
-        if own is not None and first and not hires:
+        if own is not None and is_base:
+            sampler.p.extra_generation_params.pop(NOT_USED, None)  # of the batch before
             options = own.options_of(sampler, report) or options
             settings = options.base
         presets = options.are_presets(settings)
@@ -206,12 +213,21 @@ class Controller:
             if obstacle := host.obstacle():
                 raise ValueError(obstacle)
             if presets:
-                settings = for_run(settings, options.values["preset"], expected.kind)
+                settings = for_run(settings, options.values["preset"], kind_in_force(expected))
             return report, RunningPass(sampler, expected, settings, report)
         except ValueError as error:
             report.reason = str(error)
             explain(sampler.p, str(error))
             return report, None
+
+    def _failed(self, p: Any, error: Exception) -> PassReport | None:
+        """Tell of an error of ours in beginning a pass, and return the report of that if it has one already."""
+        report = self._jobs[0].report.passes[-1] if self._jobs and self._jobs[0].report.passes else None
+        if report is None or report.depth is not None or report.reason:
+            return None
+        report.reason = f"caching could not begin, {of_error(error)}"
+        explain(p, report.reason)
+        return report
 
     def _abandon(self, p: Any) -> None:
         """Drop the job of `p`, whose sampling raised: the host will not tell its end."""

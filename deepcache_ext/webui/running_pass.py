@@ -11,9 +11,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from deepcache_ext.network.own_hooks import OwnHooks
+from deepcache_ext.planning.sampler_kind import SamplerKind
 from deepcache_ext.planning.schedule import Action, Schedule
 from deepcache_ext.planning.settings import Settings
 from deepcache_ext.sampling import SamplingPass
+from deepcache_ext.settling import is_told
 from deepcache_ext.timer import CallTimer, Times
 from deepcache_ext.webui.expected_run import ExpectedRun
 from deepcache_ext.webui.hosts import host
@@ -32,8 +34,7 @@ class RunningPass:
         self._loaded = host.loaded()
         if report.planned is None:
             settings = dataclasses.replace(settings, depth=max(1, settings.depth))
-        levels = host.noise_levels()
-        kind = dataclasses.replace(expected.kind, pays_back=expected.kind.pays_back and levels is not None)
+        levels, kind = host.noise_levels(), kind_in_force(expected)
         self._reuse = reuse_cost(kind.depth(settings), self._loaded.family)
         self._run = SamplingPass(
             self._loaded.unet,
@@ -122,7 +123,9 @@ class RunningPass:
             self._denoiser_hooks.remove()
 
     def _note_full(self) -> None:
-        """Note the evaluation that has just ended if it was made in full."""
+        """Note the evaluation that has just ended if it was made in full, as all are once the pass has stopped."""
+        done = self._run.statistics
+        done.full += bool(done.error) and self._begun > done.full + done.reused
         if self._run.statistics.full > self._full_before:
             self._in_full.append(self._begun - 1)
         self._full_before = self._run.statistics.full
@@ -159,6 +162,13 @@ class RunningPass:
 
         self._timers.append(CallTimer(self._run.unet, label))
         self._timers[-1].install()
+
+
+def kind_in_force(expected: ExpectedRun) -> SamplerKind:
+    """Return the kind of a run on the checkpoint that is loaded, whose outputs have to be known to be put right."""
+    levels = host.noise_levels()
+    told = expected.asked is not None and levels is not None and is_told(expected.asked, levels)
+    return dataclasses.replace(expected.kind, pays_back=expected.kind.pays_back and told)
 
 
 def _planned_in_full(schedule: Schedule) -> list[int]:

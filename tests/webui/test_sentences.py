@@ -219,6 +219,9 @@ def of_jobs(controller, monkeypatch):
         patch.setattr("deepcache_ext.features.store.RowStore.keep", _fails)
         yield of_job(controller, on)
     with monkeypatch.context() as patch:
+        patch.setattr("deepcache_ext.webui.passes.RunningPass", _fails)
+        yield of_job(controller, on)
+    with monkeypatch.context() as patch:
         patch.setattr(sd_unet, "current_unet", SimpleNamespace(option=SimpleNamespace(label=LONG)))
         yield of_job(controller, on)
         yield webui.engine()

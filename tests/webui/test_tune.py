@@ -3,13 +3,13 @@
 import json
 
 import pytest
-from modules import shared
+from modules import processing, script_callbacks, shared
 
 from deepcache_ext.webui import api
 from deepcache_ext.webui.passes import Controller
 from deepcache_ext.webui.tuning.questions import PICTURES
 from deepcache_ext.webui.tuning.tune import Tuner
-from deepcache_ext.webui.tuning.tune_panel import ABOUT
+from deepcache_ext.webui.tuning.tune_panel import ABOUT, TunePanel
 from deepcache_ext.webui.tuning.tuned import Key, TunedPlans
 from tests.webui.support import PictureHost, load_checkpoint
 from tests.webui.test_compare import Tab as OfComparison
@@ -32,6 +32,7 @@ def host(controller, monkeypatch, tmp_path):
     load_checkpoint("one", sd_model_hash="one")
     controller = Controller(TunedPlans(tmp_path / "plans.json"))
     controller.install()
+    monkeypatch.setitem(script_callbacks.callbacks, "cfg_denoiser", [controller.start_evaluation])
 
     def grey(p):
         if "DeepCache enabled" not in p.extra_generation_params:
@@ -109,3 +110,33 @@ def test_the_error_of_the_full_picture_is_the_hosts(host):
     host.during = lambda _number: fail()
     with pytest.raises(RuntimeError, match="out of memory"):
         host.tuner.run(Tab())
+
+
+def test_a_run_that_a_refiner_ends_is_not_tuned(host, monkeypatch):
+    monkeypatch.setattr(processing.Processed, "sd_model_hash", "one", raising=False)
+    host.during = lambda number: exchange() if number == 0 else None
+    host.tuner.run(Tab())
+    assert host.tuner.tuned_nothing == "a refiner takes over in mid-run; choose none to tune"
+    assert not host.tuner.plans.of(Key("two", "Euler", "Automatic", "txt2img", 12))
+
+
+def test_where_nothing_is_reused_nothing_is_kept(host):
+    tab = Tab()
+    tab.script_args = [{"enabled": True, "interval": 99}]
+    host.tuner.run(tab)
+    assert not host.tuner.plans.of(KEY)
+    assert "interval must be a whole number from 1 to 50" in host.tuner.last.note
+
+
+@pytest.mark.parametrize("tab", [{"steps": 6}, {}], ids=["nothing to tune", "tuned"])
+def test_the_panel_takes_tuning_out_of_the_list_and_tells_what_came_of_it(host, tab):
+    panel = TunePanel(host.tuner)
+    assert [value for update in panel._finish() for value in update if value == "value"] == []
+    host.tuner.run(Tab())
+    panel._press()
+    p = Tab()
+    vars(p).update(tab)
+    host.tuner.run(p)
+    script, told = panel._finish()
+    assert script["value"] == "None"
+    assert ("Tuned nothing: with 6 steps" in told, "Quality" in told) == (bool(tab), not tab)

@@ -49,7 +49,12 @@ class Row:
     def __str__(self) -> str:
         if not self.psnr:
             return f"{self.label} ({self.reason})"
-        return f"{self.label} {self.speed_up:.2f}x {decibels(self.psnr)} SSIM {similarity(self.ssim)}"
+        return f"{self.label} {self.faster}{decibels(self.psnr)} SSIM {similarity(self.ssim)}"
+
+    @property
+    def faster(self) -> str:
+        """Its speed-up as text with a space after it; nothing on a device on which the U-Net can't be timed."""
+        return f"{self.speed_up:.2f}x " if self.unet_seconds else ""
 
 
 @dataclass
@@ -147,10 +152,11 @@ def headings() -> tuple[str, ...]:
 def cells(row: Row) -> tuple[str, ...]:
     """Return a row's figures as text."""
     steps = f"{row.steps}" + (f" + {row.hires_steps}" if row.hires_steps else "")
-    if not row.unet_seconds:
+    if not row.seconds:
         return (row.label, steps, "", "", "", "", row.reason)
     close = (decibels(row.psnr), similarity(row.ssim)) if row.psnr else ("", "")
-    return (row.label, steps, f"{row.unet_seconds:.1f} s", f"{row.seconds:.1f} s", f"{row.speed_up:.2f}x", *close)
+    unet = f"{row.unet_seconds:.1f} s" if row.unet_seconds else ""
+    return (row.label, steps, unet, f"{row.seconds:.1f} s", row.faster.strip(), *close)
 
 
 def _mean_and_worst(values: Sequence[float], text: Callable[[float], str]) -> str:

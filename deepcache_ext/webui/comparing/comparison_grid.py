@@ -66,5 +66,5 @@ def grid(comparison: Comparison, *, differences: bool) -> Image.Image | None:
 
 
 def _legend(row: Row, fewer: Row | None) -> list[str]:
-    lines = [row.label, f"{row.speed_up:.2f}x, {decibels(row.psnr)}"]
+    lines = [row.label, f"{row.faster.strip()}, {decibels(row.psnr)}".removeprefix(", ")]
     return lines if fewer is None else [*lines, f"{fewer.label}: {decibels(fewer.psnr)}"]

@@ -80,6 +80,7 @@ class Tuner:
         if controller.plans is None:
             raise ValueError("tuning needs a controller with plans; got one without")
         self.plans: TunedPlans = controller.plans
+        self._controller = controller
 
     def run(self, p: Any) -> Any:
         """Tune for the host's processing object `p`, and return the host's Processed.
@@ -87,8 +88,9 @@ class Tuner:
         It has the full pictures of the first seed and those of the plans found. Where there is nothing to tune, the
         picture is made and a comment says why. Raises what the host does if the full pictures can't be made.
         """
+        self.tuned_nothing = "there is no full picture"
         processing.fix_seed(p)
-        search = _Search(p)
+        search = _Search(p, self._controller)
         began = time.perf_counter()
         full = search.full(0)
         reason = "" if full else "interrupted before there was a full picture"
@@ -125,7 +127,8 @@ class Tuner:
 class _Search:
     """The pictures of one tuning."""
 
-    def __init__(self, p: Any) -> None:
+    def __init__(self, p: Any, controller: Controller) -> None:
+        self._controller = controller
         self.first: Any = None
         """The host's Processed with the first full pictures."""
         self.seeds: list[int] = []
@@ -162,11 +165,21 @@ class _Search:
         pictures, processed, _ = made
         if len(pictures) < len(full) or not full:
             raise _Stopped("it was interrupted")
+        if isinstance(way, Settings) and (reason := self._why_uncached()):
+            raise _Stopped(reason)
         if host.loaded() != self._loaded:
             raise _Stopped("the checkpoint was changed")
         if seed == 0:
             self._made[way] = pictures, list(processed.infotexts)
         return [psnr(array(one), array(other)) for one, other in zip(pictures, full, strict=True)]
+
+    def _why_uncached(self) -> str:
+        """Return why nothing was reused in the pictures made last, or ""."""
+        report = self._controller.last_report
+        if report is None or any(one.statistics.reused for one in report.passes):
+            return ""
+        reasons = [one.reason for one in report.passes] + [report.reason]
+        return next(filter(None, reasons), "nothing was reused")
 
     def result(self, tuning: Tuning) -> Any:
         """Return the host's Processed: the full pictures of the first seed, and those of the plans found."""
@@ -216,6 +229,8 @@ def _reason(p: Any, key: Key | None, made: Any) -> str:
         return "nobody knows how many evaluations this sampler will make"
     if obstacle := host.obstacle():
         return obstacle
+    if getattr(made, "sd_model_hash", None) not in {None, key.checkpoint}:
+        return "a refiner takes over in mid-run; choose none to tune"
     if changes_in_mid_run(made):
         return "the prompt changes in mid-run, where plans are made anew"
     if host.loaded().unet is None:

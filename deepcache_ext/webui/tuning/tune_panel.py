@@ -45,11 +45,12 @@ class TunePanel:
         return [gr.update(value=TITLE), _paragraphs([ABOUT])]
 
     def _finish(self) -> list[Any]:
-        tuning = self._tuner.last
-        if not self._pressed or tuning is None:
+        if not self._pressed:
             return [gr.update(), gr.update()]
         self._pressed = False
-        return [gr.update(value="None"), _paragraphs(tuning.sentences())]
+        nothing, tuning = self._tuner.tuned_nothing, self._tuner.last
+        told = [f"Tuned nothing: {nothing}."] if nothing else tuning.sentences() if tuning else []
+        return [gr.update(value="None"), _paragraphs(told)]
 
     def _forget(self) -> str:
         checkpoint = host.checkpoint()
