@@ -19,7 +19,7 @@ def layers(maker, steps, cache=None):
 def test_a_reuse_calls_the_outer_layers_alone(maker, depth):
     maker.make(steps=1)
     (two, _), (four, _) = layers(maker, 2), layers(maker, 4)
-    cached, outer = layers(maker, 10, {"interval": 5, "depth": depth})
+    cached, outer = layers(maker, 10, {"interval": 5, "depth": depth, "correction": "off"})
     assert maker.counts() == [("txt2img", 2, 8)]
     full, reuse = (four - two) / 2, (cached - two) / 8
     print(f"depth {depth}: a full evaluation calls {full:g} layers, a reuse {reuse:g}")
