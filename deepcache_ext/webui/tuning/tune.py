@@ -230,7 +230,7 @@ def _reason(p: Any, key: Key | None, made: Any) -> str:
     if obstacle := host.obstacle():
         return obstacle
     if getattr(made, "sd_model_hash", None) not in {None, key.checkpoint}:
-        return "a refiner takes over in mid-run; choose none to tune"
+        return "a refiner or the request leaves another checkpoint loaded; load the one to tune, without a refiner"
     if changes_in_mid_run(made):
         return "the prompt changes in mid-run, where plans are made anew"
     if host.loaded().unet is None:
