@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import itertools
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -70,7 +70,7 @@ def compare(task: Task, steps: int) -> Iterator[tuple[Result, Result]]:
     """Yield two results for each preset, with corrections and without; one twice if the sampler has none."""
     sampler = ALL_SAMPLERS[task.sampler]
     total, family = sampler.evaluations(steps), family_of(task.model)
-    kind = replace(sampler.kind, pays_back=sampler.ask(task.model, steps).kind.pays_back)
+    kind = task.kind(steps)
     reference = task.run(steps).pictures
     by_steps: dict[int, Tensor] = {}
 
