@@ -151,8 +151,8 @@ class Schedule:
             return ""
         fastest = length / (made + (length - made) * self.reuse)
         return (
-            f"{self.settings.speed_up:g}x is out of reach at depth {self.settings.depth}, about {fastest:.1f}x is what "
-            "full evaluations close enough to each other allow"
+            f"{self.settings.speed_up:g}x is out of reach at depth {self.sampler.depth(self.settings)}, "
+            f"about {fastest:.1f}x is what full evaluations close enough to each other allow"
         )
 
     def anew(self, index: int) -> Schedule:

@@ -101,6 +101,11 @@ def test_a_speed_that_a_depth_rules_out_is_not_aimed_at(depth, cost):
     assert not Schedule(auto(2.0, end=0.5), 20, reuse=0.0).shortfall
 
 
+def test_the_depth_that_is_in_force_is_named_where_a_speed_is_out_of_reach():
+    schedule = Schedule(auto(4.0, depth=0), 20, SamplerKind(noisy=True), reuse=0.14)
+    assert "out of reach at depth 1" in schedule.shortfall
+
+
 def test_a_depth_that_rules_a_speed_out_keeps_the_picture(model):
     found = [closeness(model, "Euler", auto(2.0, depth=depth)) for depth in (4, 7)]
     assert min(found) > 20
