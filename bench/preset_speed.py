@@ -4,10 +4,10 @@ Full-size networks with random weights, on which speed does not depend, in runs 
 one that does (Euler, Euler a), with what the correction of reuses takes: all evaluations of one run, without the
 sampler's own arithmetic. "of ideal" is how near the cached run comes to full evaluations and reuses that take what
 their own blocks do. DeepCacheSDHelper, on diffusers' U-Net of SD1.5, runs at the interval whose number of full
-evaluations is nearest; beside its time stands the speed-up over that U-Net untouched, which is another implementation. On a CUDA
-device it is in float16 and timed by events, and more columns tell of a run, untouched and cached: "host", how long
-until everything is enqueued; "memory", the most that was allocated over the weights, and of the cached run how much
-more than untouched; "kept", what stayed between evaluations; with --kernels how many the device got. Each line is
+evaluations is nearest; beside its time stands the speed-up over that U-Net untouched, which is another implementation.
+On a CUDA device it is in float16 and timed by events, and more columns tell of a run, untouched and cached: "host", how
+long until everything is enqueued; "memory", the most that was allocated over the weights, and of the cached run how
+much more than untouched; "kept", what stayed between evaluations; with --kernels how many the device got. Each line is
 printed when it is done. --quick takes less than five minutes on a card:
 
     python3 dev.py bench preset_speed --device cuda --quick
