@@ -199,7 +199,8 @@ def _picture(
     kind = host.samplers.kind(sampler)
     if settings is not None:
         settings = for_run(settings, options.values["preset"], kind)
-    no_closer = sampler if presets and options.values["preset"] in NO_CLOSER.get(sampler, ()) else ""
+    few = NO_CLOSER.get(host.samplers.without_scheduler(sampler), ())
+    no_closer = sampler if presets and options.values["preset"] in few else ""
     if tuned is not None and settings is not None:
         settings, note = tuned.settings, "tuned for this checkpoint"
         no_closer = "" if tuned.is_worth_it else sampler

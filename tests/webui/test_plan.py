@@ -5,12 +5,14 @@ import json
 from pathlib import Path
 
 import pytest
+from modules import sd_samplers, sd_samplers_common
 
 from bench import macs
 from bench.parts import report
 from bench.presets import Result
 from deepcache_ext import SamplerKind, Schedule, Settings
-from deepcache_ext.webui import plan
+from deepcache_ext.webui import panel, plan
+from deepcache_ext.webui.options import resolved
 from deepcache_ext.webui.presets import NO_CLOSER
 
 
@@ -59,6 +61,17 @@ def test_where_fewer_steps_are_as_close_it_says_how_many():
     told = plan.picture("txt2img", settings, 20, 20, "SD1", no_closer="DPM++ 2M SDE")
     assert "with DPM++ 2M SDE, 10 steps are about as close for the same time" in told
     assert "as close" not in plan.picture("txt2img", settings, 20, 20, "SD1")
+
+
+def test_where_a_samplers_name_has_its_scheduler_the_plan_is_the_same(monkeypatch):
+    """As on Forge Classic."""
+    name = "DPM++ 2M Karras"
+    config = sd_samplers_common.SamplerData(name, None, [], {"scheduler": "karras"})
+    monkeypatch.setitem(sd_samplers.all_samplers_map, name, config)
+    options = resolved({"enabled": True, "preset": "Balanced"}, "SD1")
+    shown = panel._picture("txt2img", options, name, "", 20, 1.0, "SD1")
+    assert f"with {name}, 10 steps are about as close" in shown
+    assert shown.replace(name, "DPM++ 2M") == panel._picture("txt2img", options, "DPM++ 2M", "Karras", 20, 1.0, "SD1")
 
 
 def test_presets_that_are_no_closer_are_those_of_the_measurements():

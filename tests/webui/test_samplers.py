@@ -35,6 +35,38 @@ def test_samplers_that_extrapolate():
     assert found == {"DPM++ 2M", "LMS"}
 
 
+CLASSIC = {
+    "DPM++ 2M Karras": {"scheduler": "karras"},
+    "DPM++ 2M SDE": {"brownian_noise": True},
+    "DPM++ 2M SDE Karras": {"scheduler": "karras", "brownian_noise": True},
+    "DPM++ 2M SDE Heun": {"brownian_noise": True, "solver_type": "heun"},
+    "DPM++ 2M SDE Heun Exponential": {"scheduler": "exponential", "brownian_noise": True, "solver_type": "heun"},
+    "LMS Karras": {"scheduler": "karras"},
+    "DPM2 Karras": {"scheduler": "karras", "uses_ensd": True, "second_order": True},
+}
+"""Some of Forge Classic's samplers by the names they have there, with their options."""
+
+
+@pytest.fixture
+def classic(monkeypatch):
+    for name, options in CLASSIC.items():
+        config = sd_samplers_common.SamplerData(name, None, [], options)
+        monkeypatch.setitem(sd_samplers.all_samplers_map, name, config)
+
+
+@pytest.mark.usefixtures("classic")
+@pytest.mark.parametrize("name", [name for name, options in CLASSIC.items() if "scheduler" in options])
+def test_a_scheduler_in_a_samplers_name_makes_no_other_kind(name):
+    assert samplers.kind(name) == samplers.kind(name.rpartition(" ")[0])
+
+
+@pytest.mark.usefixtures("classic")
+def test_only_a_scheduler_that_the_sampler_has_is_taken_off_its_name():
+    for name in ("DPM++ 2M", "DPM++ 2M SDE Heun", "Euler a", "Euler", "Restart", "not known Karras"):
+        assert samplers.without_scheduler(name) == name
+    assert samplers.without_scheduler("DPM++ 2M SDE Heun Exponential") == "DPM++ 2M SDE Heun"
+
+
 @pytest.mark.parametrize(("steps", "made"), [(30, 31), (60, 63), (150, 167)])
 def test_the_evaluations_follow_the_scheduler(steps, made):
     assert samplers.evaluations("Euler", steps, img2img=False, scheduler="DDIM") == made

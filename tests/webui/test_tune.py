@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from modules import processing, script_callbacks, shared
+from modules import processing, script_callbacks, sd_samplers, sd_samplers_common, shared
 
 from deepcache_ext.webui import api
 from deepcache_ext.webui.passes import Controller
@@ -11,6 +11,7 @@ from deepcache_ext.webui.tuning.questions import PICTURES
 from deepcache_ext.webui.tuning.tune import Tuner
 from deepcache_ext.webui.tuning.tune_panel import ABOUT, TunePanel
 from deepcache_ext.webui.tuning.tuned import Key, TunedPlans
+from tests.webui import support
 from tests.webui.support import PictureHost, load_checkpoint
 from tests.webui.test_compare import Tab as OfComparison
 
@@ -40,7 +41,7 @@ def host(controller, monkeypatch, tmp_path):
         return 102 if len(host.made) - 1 in OTHERS_OF_QUALITY else 110
 
     host = PictureHost(controller, monkeypatch, grey)
-    host.tuner = Tuner(controller)
+    host.controller, host.tuner = controller, Tuner(controller)
     yield host
     controller.remove()
 
@@ -60,6 +61,28 @@ def test_the_closest_plan_of_each_preset_is_kept(host):
     assert len(result.images) == 1 + 3
     assert all(sentence in result.comments for sentence in tuning.sentences())
     json.dumps(tuning.as_json())
+
+
+def test_a_plan_that_nothing_beats_is_the_presets_own_where_a_samplers_name_has_its_scheduler(host, monkeypatch):
+    """As on Forge Classic."""
+    name = "DPM++ 2M Karras"
+    config = sd_samplers_common.SamplerData(name, None, [], {"scheduler": "karras"})
+    monkeypatch.setitem(sd_samplers.all_samplers_map, name, config)
+    monkeypatch.setitem(support.FUNCTIONS, name, support.FUNCTIONS["DPM++ 2M"])
+
+    def tab():
+        made = Tab()
+        made.sampler_name, made.steps, made.scheduler = name, 20, None
+        return made
+
+    def balanced():
+        p = tab()
+        support.job(host.controller, p, {"enabled": True, "preset": "Balanced"}, name=name, steps=20)
+        return host.controller.last_report.passes[0].plan, "DeepCache steps" in p.extra_generation_params
+
+    before, _ = balanced()
+    host.tuner.run(tab())
+    assert balanced() == (before, True)
 
 
 def interrupt():

@@ -59,7 +59,16 @@ class Samplers:
             return self._kinds[sampler]
         config = sd_samplers.all_samplers_map.get(sampler)
         stages = 1 if config is None else int(config.total_steps(1))
-        return SamplerKind(stages, _adds_noise(sampler), sampler in _EXTRAPOLATE, pays_back=sampler in _PAY_BACK)
+        name = self.without_scheduler(sampler)
+        return SamplerKind(stages, _adds_noise(sampler), name in _EXTRAPOLATE, pays_back=name in _PAY_BACK)
+
+    @staticmethod
+    def without_scheduler(sampler: str) -> str:
+        """Return the name that tables have the named sampler under: Forge Classic's end with their own scheduler's."""
+        config = sd_samplers.all_samplers_map.get(sampler)
+        own = None if config is None else config.options.get("scheduler")
+        name, _, scheduler = sampler.rpartition(" ")
+        return name if name and scheduler.lower() == own else sampler
 
     def decides_itself(self, sampler: str) -> bool:
         """Tell whether the named sampler decides itself how often it evaluates."""
@@ -140,7 +149,7 @@ def _is_noisy_by_itself(sampler: str) -> bool:
 
 def _usual_arguments(sampler: str) -> dict[str, Any]:
     """Return what the host's settings will have a run of the sampler add noise by."""
-    if sampler in _CHURNED:
+    if Samplers.without_scheduler(sampler) in _CHURNED:
         return {"s_churn": getattr(shared.opts, "s_churn", 0.0)}
     if sampler.startswith("DDIM"):
         return {"eta": getattr(shared.opts, "eta_ddim", 0.0)}
