@@ -1,6 +1,7 @@
 """What a host's samplers are by name, and what shows of a run that is launched."""
 
 import functools
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -180,3 +181,11 @@ def test_a_run_that_shows_nothing_is_not_asked(run):
 def test_hires_fix_has_the_first_passs_scheduler_unless_it_has_one_of_its_own(asked, first, second):
     p = SimpleNamespace(**asked)
     assert (scheduler_of(p, hires=False), scheduler_of(p, hires=True)) == (first, second)
+
+
+def test_a_scheduler_is_known_by_its_label_where_the_host_has_a_table(monkeypatch):
+    p = SimpleNamespace(scheduler="kl_optimal", hr_scheduler="unknown")
+    assert scheduler_of(p, hires=False) == "kl_optimal"
+    table = {"kl_optimal": SimpleNamespace(name="kl_optimal", label="KL Optimal")}
+    monkeypatch.setitem(sys.modules, "modules.sd_schedulers", SimpleNamespace(schedulers_map=table))
+    assert (scheduler_of(p, hires=False), scheduler_of(p, hires=True)) == ("KL Optimal", "unknown")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -85,6 +86,21 @@ def test_the_key_is_of_the_checkpoint_and_the_run(tuned):
     tab = Tab()
     tab.sampler_name = "DPM adaptive"
     assert key_of_job(tab) is None
+
+
+@pytest.mark.parametrize("asked", ["karras", "Karras"])
+def test_a_scheduler_has_one_key_by_its_label_or_its_internal_name(tuned, monkeypatch, asked):
+    karras = SimpleNamespace(name="karras", label="Karras")
+    table = SimpleNamespace(schedulers_map={"karras": karras, "Karras": karras})
+    monkeypatch.setitem(sys.modules, "modules.sd_schedulers", table)
+    tuned.plans.keep(dataclasses.replace(KEY, scheduler="Karras"), {"Quality": PLAN})
+    tab = Tab()
+    tab.scheduler = asked
+    assert key_of_job(tab) == dataclasses.replace(KEY, scheduler="Karras")
+    tuned.begin_job(tab, [{"enabled": True, "preset": "Quality"}])
+    sample(tab, steps=12)
+    tuned.end_job(tab)
+    assert tuned.last_report.passes[0].plan == "0-1, 4, 8"
 
 
 def begun(controller, *arguments, hires=False):

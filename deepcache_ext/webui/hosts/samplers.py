@@ -7,6 +7,7 @@ names have to do; what a sampler answered of which a name says nothing is rememb
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from modules import sd_samplers, shared
@@ -116,12 +117,15 @@ class Samplers:
 
 
 def scheduler_of(p: Any, *, hires: bool) -> str:
-    """Return the name of the scheduler that a pass of the host's processing object `p` is asked for; "" if of none.
+    """Return the label of the scheduler that a pass of the host's processing object `p` is asked for; "" if of none.
 
-    The pass of hires fix has the first pass's unless it is asked for one of its own.
+    The pass of hires fix has the first pass's unless it is asked for one of its own. A request may have a scheduler's
+    internal name, such as "karras", in the place of its label; one that the host does not know is returned as it is.
     """
     own = getattr(p, "hr_scheduler", None) if hires else None
-    return str(own or getattr(p, "scheduler", None) or "")
+    name = str(own or getattr(p, "scheduler", None) or "")
+    known = getattr(sys.modules.get("modules.sd_schedulers"), "schedulers_map", {})
+    return str(getattr(known.get(name), "label", name))
 
 
 def _timesteps(steps: int, *, img2img: bool) -> int:
