@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import sys
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +12,7 @@ from modules import script_callbacks, shared
 from deepcache_ext.webui import infotext
 from deepcache_ext.webui.options import CONTROLS
 from deepcache_ext.webui.passes import Controller
+from deepcache_ext.webui.tuning import tuned as tuned_module
 from deepcache_ext.webui.tuning.tuned import Key, Plan, TunedPlans
 from deepcache_ext.webui.tuning.tuned_runs import changes_in_mid_run, key_of_job
 from tests.webui.support import Processing, load_checkpoint, sample
@@ -35,6 +37,35 @@ def test_plans_are_kept_by_key_and_preset_and_read_again(plans):
     assert again.forget("one") == 1
     assert (again.of(KEY), plans.of(other), again.forget("one")) == ({}, {"Fast": PLAN}, 0)
     assert [file.name for file in plans.file.parent.iterdir()] == ["deepcache-plans.json"]
+
+
+def test_while_one_thread_reads_the_file_another_loses_no_plans(plans, monkeypatch):
+    plans.keep(KEY, {"Fast": PLAN})
+    parse, begun, goes_on = tuned_module._plans, threading.Event(), threading.Event()
+
+    def slow(file):
+        begun.set()
+        assert goes_on.wait(20)
+        return parse(file)
+
+    found = []
+
+    def use():
+        found.append(plans.of(KEY))
+        plans.keep(dataclasses.replace(KEY, checkpoint="two"), {"Fast": PLAN})
+
+    monkeypatch.setattr(tuned_module, "_plans", slow)
+    reader, other = threading.Thread(target=plans.all), threading.Thread(target=use)
+    reader.start()
+    assert begun.wait(20)
+    other.start()
+    other.join(0.5)  # it waits for the reader, or goes on with nothing
+    goes_on.set()
+    for thread in (reader, other):
+        thread.join(20)
+    monkeypatch.undo()
+    assert found == [{"Fast": PLAN}]
+    assert {key.checkpoint for key in TunedPlans(plans.file).all()} == {"one", "two"}
 
 
 ENTRY = {"checkpoint": "one", "sampler": "Euler", "scheduler": "Automatic", "kind": "txt2img", "evaluations": 12}

@@ -74,19 +74,21 @@ class TunedPlans:
         self.problem = ""
         """Why the file is not used, as a sentence; "" if it is, or if there is none."""
         self._read: tuple[int, int] | None = None
-        self._changing = threading.Lock()
+        self._in_use = threading.RLock()
         self._plans: dict[Key, dict[str, Plan]] = {}
 
     def all(self) -> Plans:
         """Return all plans."""
-        stamp = self._stamp()
-        if stamp != self._read:
-            self._read, self._plans, self.problem = stamp, {}, ""
-            try:
-                self._plans = _plans(self.file) if stamp is not None else {}
-            except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-                self.problem = f"{self.file.name} holds no plans that can be read ({of_error(error)})"
-        return self._plans
+        with self._in_use:
+            stamp = self._stamp()
+            if stamp != self._read:
+                plans, problem = {}, ""
+                try:
+                    plans = _plans(self.file) if stamp is not None else {}
+                except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+                    problem = f"{self.file.name} holds no plans that can be read ({of_error(error)})"
+                self._read, self._plans, self.problem = stamp, plans, problem
+            return self._plans
 
     def of(self, key: Key) -> Mapping[str, Plan]:
         """Return the plans for a key, by preset."""
@@ -94,14 +96,14 @@ class TunedPlans:
 
     def keep(self, key: Key, plans: Mapping[str, Plan]) -> None:
         """Write the plans of some presets, in the place of those that were found before; raises OSError."""
-        with self._changing:
+        with self._in_use:
             found = dict(self.all())
             found[key] = {**found.get(key, {}), **plans}
             self._write(found)
 
     def forget(self, checkpoint: str) -> int:
         """Take all plans of a checkpoint out of the file, and return for how many kinds of runs; raises OSError."""
-        with self._changing:
+        with self._in_use:
             found = self.all()
             kept = {key: plans for key, plans in found.items() if key.checkpoint != checkpoint}
             if len(kept) < len(found):
