@@ -79,8 +79,15 @@ def tuned(tuner: Tuner) -> dict[str, Any]:
 
 
 def forget(tuner: Tuner) -> dict[str, int]:
-    """Forget the plans of the checkpoint in force, and return for how many kinds of runs."""
-    return {"forgotten": tuner.plans.forget(host.checkpoint())}
+    """Forget the plans of the checkpoint in force, and return for how many kinds of runs.
+
+    Raises HTTPException where their file can't be written.
+    """
+    try:
+        return {"forgotten": tuner.plans.forget(host.checkpoint())}
+    except OSError as error:
+        told = f"the plans can't be written to {tuner.plans.file}: {error.strerror}"
+        raise HTTPException(status_code=507, detail=told) from None  # the server can't store it
 
 
 def _property(control: Control) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from fastapi import HTTPException
 from modules import processing, script_callbacks, sd_samplers, sd_samplers_common, shared
 
 from deepcache_ext.webui import api
@@ -149,6 +150,16 @@ def test_where_nothing_is_reused_nothing_is_kept(host):
     host.tuner.run(tab)
     assert not host.tuner.plans.of(KEY)
     assert "interval must be a whole number from 1 to 50" in host.tuner.last.note
+
+
+def test_a_file_that_cannot_be_written_is_told_where_plans_are_to_be_forgotten(host):
+    host.tuner.run(Tab())
+    host.tuner.plans.file.with_suffix(".new").mkdir()  # stands where the new file is written
+    with pytest.raises(HTTPException) as raised:
+        api.forget(host.tuner)
+    told = f"the plans can't be written to {host.tuner.plans.file}: Is a directory"
+    assert (raised.value.status_code, raised.value.detail) == (507, told)
+    assert host.tuner.plans.of(KEY)
 
 
 @pytest.mark.parametrize("tab", [{"steps": 6}, {}], ids=["nothing to tune", "tuned"])
