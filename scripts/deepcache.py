@@ -10,7 +10,7 @@ from deepcache_ext.webui.options import INFOTEXT_KEYS
 from deepcache_ext.webui.panel import FINISHED, HOST_COMPONENTS, Panel
 from deepcache_ext.webui.passes import Controller
 from deepcache_ext.webui.tuning import tune
-from deepcache_ext.webui.tuning.tune_panel import TunePanel
+from deepcache_ext.webui.tuning.tune_panel import LOGS, TunePanel
 from deepcache_ext.webui.tuning.tuned import TunedPlans
 
 controller = Controller(TunedPlans(host.data_folder() / "deepcache-plans.json"))
@@ -99,7 +99,10 @@ class DeepCacheTuning(scripts.Script):
         super().__init__()
         self.panel = None
         self.script_list = None
+        self.log = None
         self.on_after_component(self.remember, elem_id="script_list")
+        for elem_id in LOGS:
+            self.on_after_component(self.remember_log, elem_id=elem_id)
         for elem_id in FINISHED:
             self.on_after_component(self.connect, elem_id=elem_id)
 
@@ -117,11 +120,16 @@ class DeepCacheTuning(scripts.Script):
         """Note the host's list of scripts."""
         self.script_list = made.component
 
+    def remember_log(self, made):
+        """Note where the host tells that a generation has failed."""
+        self.log = made.component
+
     def connect(self, made):
         """Connect the panel's buttons with the rest of the tab, whose last component has been made."""
         if self.is_img2img in tabs and self.script_list is not None:
             tab = "img2img" if self.is_img2img else "txt2img"
-            self.panel.connect(tabs[self.is_img2img][0], self.script_list, f"{tab}_generate", made.component)
+            panel, _ = tabs[self.is_img2img]
+            self.panel.connect(panel, self.script_list, f"{tab}_generate", made.component, self.log)
 
     def run(self, p, *args):
         return tuner.run(p)

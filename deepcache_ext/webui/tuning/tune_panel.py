@@ -18,6 +18,8 @@ ABOUT = (
     f"and steps. Makes {PICTURES} pictures, most of them faster than a full one. With a batch size of several it makes "
     "as many batches, and finds out more surely."
 )
+LOGS = ("html_log_txt2img", "html_log_img2img")
+"""The host's components that tell an error of a generation; `FINISHED` don't change if the first of all fails."""
 
 
 class TunePanel:
@@ -29,16 +31,19 @@ class TunePanel:
         """Whether the panel's button has started what is running."""
         gr.HTML(f"<p>{ABOUT}</p>")
 
-    def connect(self, panel: Panel, script_list: Any, generate: str, finished: Any) -> None:
+    def connect(self, panel: Panel, script_list: Any, generate: str, finished: Any, log: Any) -> None:
         """Have the panel's buttons start a tuning and forget what was found; `generate` is the id of the host's button.
 
-        The host's `script_list` has this one chosen while it runs, and none after that.
+        The host's `script_list` has this one chosen while it runs, and none after that. `finished` changes when a
+        generation has, and `log` tells its error.
         """
         quick: dict[str, Any] = {"show_progress": False, "queue": False}
         press = f"() => {{ gradioApp().querySelector('#{generate}').click(); }}"
         panel.tune.click(self._press, None, [script_list, panel.tuned], **quick).then(fn=None, _js=press)
         panel.forget.click(self._forget, None, panel.tuned, **quick)
         finished.change(self._finish, None, [script_list, panel.tuned], **quick)
+        if log is not None:
+            log.change(self._finish_failed, log, [script_list, panel.tuned], **quick)
 
     def _press(self) -> list[Any]:
         self._pressed = True
@@ -51,6 +56,9 @@ class TunePanel:
         nothing, tuning = self._tuner.tuned_nothing, self._tuner.last
         told = [f"Tuned nothing: {nothing}."] if nothing else tuning.sentences() if tuning else []
         return [gr.update(value="None"), _paragraphs(told)]
+
+    def _finish_failed(self, log: str | None) -> list[Any]:
+        return self._finish() if "class='error'" in (log or "") else [gr.update(), gr.update()]
 
     def _forget(self) -> str:
         checkpoint = host.checkpoint()
