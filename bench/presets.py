@@ -3,15 +3,16 @@
 Each preset is run at its own speed, and as many steps as come nearest to its compute, on the small networks of
 demo/tiny_model.py. PSNR to the uncached picture of the same seed and all steps, its mean over the pictures and the mean
 of their worst tenth; compute is counted with SD1.5's cost of a reuse on networks of SD1's and SD2's blocks, and with
-SDXL's on those of SDXL's. A table that is there already is read back with --show; with --without FILE, a
-second table is kept of the same presets without corrections, and what these are worth is printed.
+SDXL's on those of SDXL's. --show prints the tables of what is there: each figure, the range of gains (for
+docs/presets.md) and what a preset holds everywhere (for README.md). With --without FILE, a second table is kept of the
+same presets without corrections, and what these are worth is printed.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +32,9 @@ from demo.tiny_model import TinyModel
 SAMPLERS = (
     "Euler", "DDIM", "Euler a", "Heun", "DPM++ 2M", "UniPC", "LMS", "PLMS", "DPM++ 2M SDE", "DPM++ 3M SDE",
 )  # fmt: skip
+
+NEARLY = 1.0
+"""By how much a preset may be behind fewer steps, in dB, to be called about as close."""
 
 
 @dataclass(frozen=True)
@@ -110,13 +114,36 @@ def gains(results: Iterable[Result]) -> str:
 
 def summary(results: Iterable[Result]) -> str:
     """Return a table with the least and the greatest mean gain of each preset, over all networks and steps."""
-    by_sampler: dict[str, dict[str, list[float]]] = {}
+
+    def extent(found: Sequence[Result]) -> str:
+        found_gains = [r.mean - r.fewer_mean for r in found]
+        return f"{min(found_gains):+.1f} to {max(found_gains):+.1f}"
+
+    return by_preset(results, extent)
+
+
+def promises(results: Iterable[Result]) -> str:
+    """Return a table of what each preset holds everywhere: its least mean PSNR, and whether it beats fewer steps.
+
+    Both are those of the least favourable network, number of steps and guidance.
+    """
+    return by_preset(results, lambda found: f"{min(r.mean for r in found):.0f} dB, {verdict(found)}")
+
+
+def verdict(results: Sequence[Result]) -> str:
+    """Return in words whether a preset is closer than fewer steps in all of its `results`."""
+    if any(r.mean - r.fewer_mean < -NEARLY for r in results):
+        return "fewer steps are closer"
+    return "about equal" if any(r.mean - r.fewer_mean <= r.gain_error for r in results) else "closer"
+
+
+def by_preset(results: Iterable[Result], cell: Callable[[Sequence[Result]], str]) -> str:
+    """Return a table with a row for each sampler and a column for each preset, each cell made of their results."""
+    found: dict[str, dict[str, list[Result]]] = {}
     for r in results:
-        by_sampler.setdefault(r.sampler, {}).setdefault(r.preset, []).append(r.mean - r.fewer_mean)
-    rows = [
-        [sampler, *(f"{min(found[name]):+.1f} to {max(found[name]):+.1f}" if name in found else "" for name in PRESETS)]
-        for sampler, found in by_sampler.items()
-    ]
+        found.setdefault(r.sampler, {}).setdefault(r.preset, []).append(r)
+    samplers = sorted(found, key=lambda name: SAMPLERS.index(name) if name in SAMPLERS else len(SAMPLERS))
+    rows = [[name, *(cell(found[name][p]) if p in found[name] else "" for p in PRESETS)] for name in samplers]
     return table(["sampler", *PRESETS], rows)
 
 
@@ -153,7 +180,7 @@ def main() -> None:
     parser.add_argument("--guidance", nargs="+", type=float, default=[4.0])
     parser.add_argument("--out", type=Path, default=Path("docs/presets.csv"), help="what is there is added to")
     parser.add_argument("--device", default="cpu", help="such as cuda; always in single precision")
-    parser.add_argument("--show", action="store_true", help="print the table of what is there")
+    parser.add_argument("--show", action="store_true", help="print the tables of what is there, measure nothing")
     parser.add_argument("--without", type=Path, help="a second table, of the same without corrections, to compare with")
     options = parser.parse_args()
     found, without = (
@@ -175,6 +202,7 @@ def main() -> None:
             print(f"\n{pictures} pictures, guidance {guidance:g}\n")
             print(gains(r for r in found if (r.guidance, r.pictures) == (guidance, pictures)))
     print(f"\nLeast and greatest gain over fewer steps, in dB\n\n{summary(found)}")
+    print(f"\nLeast closeness to the full picture, and whether fewer steps are closer anywhere\n\n{promises(found)}")
     if options.without:
         print(f"\nGained over no corrections, in dB\n\n{differences(found, without)}")
 

@@ -145,6 +145,29 @@ def test_presets_are_compared_with_the_steps_that_cost_as_much(tmp_path):
     assert len(presets.differences(found, found).splitlines()) == 2
 
 
+@pytest.mark.parametrize(
+    ("gains", "verdict"),
+    [
+        ((3.0, 0.6), "closer"),
+        ((3.0, 0.5), "about equal"),
+        ((3.0, -1.0), "about equal"),
+        ((3.0, -1.1), "fewer steps are closer"),
+    ],
+)
+def test_what_presets_hold_is_that_of_the_least_favourable_network(gains, verdict):
+    found = [
+        presets.Result(network, "Euler", 20, 4.0, 8, preset, 2.0, mean, 20.0, 10, mean - gain, 20.0, 0.5)
+        for preset in ("Fast", "Quality")
+        for network, mean, gain in (("avatars", 36.0, gains[0]), ("emoji", 29.6, gains[1]))
+    ]
+    assert presets.promises(found).splitlines() == [
+        "| sampler | Quality | Balanced | Fast |",
+        "| --- | --- | --- | --- |",
+        f"| Euler | 30 dB, {verdict} |  | 30 dB, {verdict} |",
+    ]
+    assert presets.summary(found).splitlines()[2].startswith(f"| Euler | {min(gains):+.1f} to +3.0 |  | ")
+
+
 def test_short_passes_are_compared_with_fewer_evaluations_over_the_same_noise(tmp_path):
     model = TinyModel()
     start = 0.5 * model.noise(2, seed=1)
