@@ -5,12 +5,12 @@ import re
 from pathlib import Path
 
 import pytest
-import torch
 
-from deepcache_ext import SamplingPass, Settings, __version__
+from bench import presets
+from bench.parts import report
+from deepcache_ext import __version__
 from deepcache_ext.webui.options import CONTROLS, given, resolved, written
 from deepcache_ext.webui.presets import PRESETS
-from demo.tiny_model import TinyModel
 from tests.e2e.works_with import ROWS, table
 
 ROOT = Path(__file__).parents[2]
@@ -60,8 +60,15 @@ def test_the_settings_table_is_that_of_the_code():
 
 
 def test_the_presets_table_is_that_of_the_code():
-    assert presets_table() in README, presets_table()
     assert presets_table() in page("settings.md"), presets_table()
+    (quality, balanced, fast) = (f"{families['SD1']['speed_up']:g}x" for families in PRESETS.values())
+    assert f"Quality is to make the U-Net {quality} as fast, Balanced {balanced}, Fast {fast}." in README
+
+
+def test_the_tables_of_what_presets_hold_and_gain_are_those_of_the_measurements():
+    results = report.read_csv(presets.Result, ROOT / "docs" / "presets.csv")
+    assert f"\n\n{presets.promises(results)}\n\n" in README, presets.promises(results)
+    assert f"\n\n{presets.summary(results)}\n\n" in page("presets.md"), presets.summary(results)
 
 
 def api_examples():
@@ -107,18 +114,10 @@ def test_the_table_works_with_is_what_the_end_to_end_tests_found():
     assert table(results) in page("works-with.md"), table(results)
 
 
-def test_the_memory_is_that_of_the_features_that_a_pass_keeps():
-    """Two for each of two rows, as a small pass has them; SD1 and SDXL have 320 channels there, of 2 bytes."""
-    model = TinyModel()
-    with SamplingPass(model.unet, Settings(interval=2, depth=1), total=4) as run, torch.no_grad():
-        denoiser = run.wrap(model.denoiser(model.prompts(1), guidance=3.0))
-        x = model.noise(1, seed=1)
-        for sigma in (4.0, 3.0, 2.0):
-            denoiser(x, torch.full((1,), sigma))
-        kept = run.kept_bytes
-    a_feature = model.unet.model_channels * x.shape[2] * x.shape[3]
-    features = round(kept / (a_feature * x.element_size()))
-    assert features == 4
-    for family, side, megabytes in (("SD1 at 512x512", 64, 10), ("SDXL at 1024x1024", 128, 42)):
-        assert round(features * 320 * side**2 * 2 / 1e6) == megabytes
-        assert re.search(rf"{megabytes} MB( a picture)? with {family}", README.replace("\n", " "))
+def test_the_memory_is_that_of_the_bench():
+    """What presets keep for a picture, at depth 0, without noise and with it."""
+    for network, family in (("SD1.5", "SD1 at 512x512"), ("SDXL", "SDXL at 1024x1024")):
+        rows = re.findall(rf"^\| {network} \| 2 \| Euler(?: a)? \| 0 \|.* (\d+) \|$", page("speed.md"), re.MULTILINE)
+        least, most = sorted(map(int, rows))
+        kept = f"{least}" if least == most else f"{least} to {most}"
+        assert re.search(rf"\b{kept} MiB( a picture)? with {family}", README.replace("\n", " ")), kept
