@@ -152,7 +152,7 @@ class Schedule:
         fastest = length / (made + (length - made) * self.reuse)
         return (
             f"{self.settings.speed_up:g}x is out of reach at depth {self.sampler.depth(self.settings)}, "
-            f"about {fastest:.1f}x is what full evaluations close enough to each other allow"
+            f"about {fastest:.1f}x is the most: more would put full evaluations too far apart"
         )
 
     def anew(self, index: int) -> Schedule:

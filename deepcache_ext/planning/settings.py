@@ -136,8 +136,8 @@ class Settings:
         WholeNumber(0, 11),
         "Depth",
         "How many pairs of the U-Net's outer blocks run even where the rest is reused. Higher is slower. With a fixed "
-        "interval it is closer with samplers that add noise and with Heun, hardly with others. 0 runs the output layer "
-        "alone; where noise is added and not corrected, and without the forecast, 1 takes its place.",
+        "interval it is closer with samplers that add noise and with Heun, hardly with others. 0 runs none of them. Where "
+        "that can't work (no forecast, or noise that is not corrected) 1 is used.",
     )
     center: int = setting(
         15,
@@ -149,7 +149,7 @@ class Settings:
         1.4,
         Number(1.0, 5.0),
         "Power",
-        "How much denser full evaluations are there. 1 is even. The speed stays the same.",
+        "How much denser full evaluations are around the centre. 1 spreads them evenly. The speed stays the same.",
     )
     steps: tuple[int, ...] = setting(
         (),
@@ -161,28 +161,29 @@ class Settings:
         0.0,
         Number(0.0, 1.0),
         "Start",
-        "Until this part of the run is over, 0.2 for its first fifth, everything runs in full. Higher is slower, with "
-        "a closer composition.",
+        "The first part of the run that is made in full: 0.2 is the first fifth. Higher is slower, with a closer "
+        "composition.",
     )
     end: float = setting(
         1.0,
         Number(0.0, 1.0),
         "End",
-        "Once this part of the run is over, everything runs in full. Lower is slower, with closer details.",
+        "Where the last part of the run begins that is made in full: 0.8 is for the last fifth. Lower is slower, with "
+        "closer details.",
     )
     forecast: str = setting(
         "on",
         Choice(("on", "off")),
         "Forecast",
-        "Estimate how what is kept goes on changing: closer, and as fast. Off reuses it as it is, as the paper does.",
+        "Estimate how the kept features change from step to step. Closer, and as fast. Off reuses them as they are, as "
+        "the paper does.",
     )
     correction: str = setting(
         "on",
         Choice(("on", "off")),
         "Correction",
-        "At each full evaluation, make up for what the reuses before it got wrong: mostly closer, and as fast. It "
-        "works at depth 0 and with the forecast, with most samplers of one evaluation a step but not UniPC, LMS, PLMS "
-        "and LCM.",
+        "Each full evaluation makes up for errors of the reuses before it. Mostly closer, and as fast. Needs depth 0 and "
+        "the forecast. Not with UniPC, LMS, PLMS, LCM or samplers of two evaluations a step.",
     )
 
     @property

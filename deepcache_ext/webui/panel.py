@@ -11,6 +11,7 @@ from modules.ui_components import InputAccordion
 
 from deepcache_ext.network.unet import check_for_unet
 from deepcache_ext.planning.settings import Choice, Number, WholeNumber, accepted
+from deepcache_ext.sentence import counted
 from deepcache_ext.webui import plan
 from deepcache_ext.webui.family import Family
 from deepcache_ext.webui.hosts import host
@@ -213,7 +214,7 @@ def report_html(report: JobReport) -> str:
         return f"<p>DeepCache was {html.escape(str(report))}.</p>"
     lines = []
     for done in report.passes:
-        told = [f"{done.statistics.full} full", f"{done.statistics.reused} reused"]
+        told = [f"{counted(done.statistics.full, 'evaluation')} in full", f"{done.statistics.reused} reused"]
         if done.statistics.full + done.statistics.reused:
             told.append(done.took)
         line = f"{done.name}, {done.sampler}: {', '.join(told)}" + (f" ({done.reason})" if done.reason else "")

@@ -51,7 +51,7 @@ def picture(
     """Return one pass as HTML: a bar for each step, its evaluations side by side, full ones tall and reused ones low.
 
     `settings` is None for a pass that is not cached, `evaluations` None where nobody knows them;
-    `note` is told beside the bars. `no_closer` names a sampler with which fewer steps are as close, which is told too.
+    `note` is told beside the bars. `no_closer` names a sampler with which fewer steps may be as close, which is told too.
     """
     title = html.escape(name)
     if evaluations is None:
@@ -71,7 +71,7 @@ def picture(
     gain = speed_up(actions, depth, family)
     text = f"{full} of {evaluations} evaluations in full, the U-Net about {gain:.1f}x as fast"
     if no_closer and gain > 1:
-        fewer = f"with {no_closer}, {round(steps / gain)} steps are about as close for the same time"
+        fewer = f"with {no_closer}, {round(steps / gain)} steps may be as close for the same time"
         note = "; ".join(filter(None, (note, fewer)))
     text += f"; {html.escape(note)}" if note else ""
     return (

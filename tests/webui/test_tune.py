@@ -140,7 +140,7 @@ def test_a_run_that_a_refiner_ends_is_not_tuned(host, monkeypatch):
     monkeypatch.setattr(processing.Processed, "sd_model_hash", "one", raising=False)
     host.during = lambda number: exchange() if number == 0 else None
     host.tuner.run(Tab())
-    assert host.tuner.tuned_nothing.startswith("a refiner or the request leaves another checkpoint")
+    assert host.tuner.tuned_nothing.startswith("a refiner or the request switches to another checkpoint")
     assert not host.tuner.plans.of(Key("two", "Euler", "Automatic", "txt2img", 12))
 
 

@@ -230,7 +230,7 @@ def _reason(p: Any, key: Key | None, made: Any) -> str:
     if obstacle := host.obstacle():
         return obstacle
     if getattr(made, "sd_model_hash", None) not in {None, key.checkpoint}:
-        return "a refiner or the request leaves another checkpoint loaded; load the one to tune, without a refiner"
+        return "a refiner or the request switches to another checkpoint; load the one to tune and turn the refiner off"
     if changes_in_mid_run(made):
         return "the prompt changes in mid-run, where plans are made anew"
     if host.loaded().unet is None:

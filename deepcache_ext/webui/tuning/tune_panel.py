@@ -16,7 +16,7 @@ from deepcache_ext.webui.tuning.tune import TITLE, Tuner
 ABOUT = (
     "Finds, for the presets, plans whose pictures are closer on the loaded checkpoint, with this tab's prompt, sampler "
     f"and steps. Makes {PICTURES} pictures, most of them faster than a full one. With a batch size of several it makes "
-    "as many batches, and finds out more surely."
+    "as many batches; what it finds is then less a matter of chance."
 )
 LOGS = ("html_log_txt2img", "html_log_img2img")
 """The host's components that tell an error of a generation; `FINISHED` don't change if the first of all fails."""
