@@ -136,8 +136,8 @@ class Settings:
         WholeNumber(0, 11),
         "Depth",
         "How many pairs of the U-Net's outer blocks run even where the rest is reused. Higher is slower. With a fixed "
-        "interval it is closer with samplers that add noise and with Heun, hardly with others. 0 runs none of them. Where "
-        "that can't work (no forecast, or noise that is not corrected) 1 is used.",
+        "interval it is closer with samplers that add noise and with Heun, hardly with others. 0 runs none of them. "
+        "Where that can't work (no forecast, or noise that is not corrected) 1 is used.",
     )
     center: int = setting(
         15,
@@ -182,8 +182,8 @@ class Settings:
         "on",
         Choice(("on", "off")),
         "Correction",
-        "Each full evaluation makes up for errors of the reuses before it. Mostly closer, and as fast. Needs depth 0 and "
-        "the forecast. Not with UniPC, LMS, PLMS, LCM or samplers of two evaluations a step.",
+        "Each full evaluation makes up for errors of the reuses before it. Mostly closer, and as fast. Needs depth 0 "
+        "and the forecast. Not with UniPC, LMS, PLMS, LCM or samplers of two evaluations a step.",
     )
 
     @property

@@ -51,7 +51,7 @@ def picture(
     """Return one pass as HTML: a bar for each step, its evaluations side by side, full ones tall and reused ones low.
 
     `settings` is None for a pass that is not cached, `evaluations` None where nobody knows them;
-    `note` is told beside the bars. `no_closer` names a sampler with which fewer steps may be as close, which is told too.
+    `note` is told beside the bars. `no_closer` names a sampler with which fewer steps may be as close; it is told too.
     """
     title = html.escape(name)
     if evaluations is None:

@@ -72,6 +72,6 @@ def test_an_interruption_keeps_what_is_found(maker, request_):
 def test_what_cannot_be_tuned_is_told(maker, request_):
     status, answer = maker.server.request("/deepcache/v1/tune", request_ | {"sampler_name": "DPM adaptive"})
     assert status == 422
-    assert "nobody knows how many evaluations this sampler will make" in answer
+    assert "this sampler does not tell how many evaluations it will make" in answer
     status, answer = maker.server.request("/deepcache/v1/tune", request_ | {"steps": "many"})
     assert (status, "steps" in answer) == (422, True)

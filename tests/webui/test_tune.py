@@ -118,7 +118,7 @@ def test_where_there_is_nothing_to_tune_the_picture_is_made(host):
     tab.sampler_name = "DPM adaptive"
     result = host.tuner.run(tab)
     assert len(result.images) == 1
-    assert result.comments == ("DeepCache tuned nothing: nobody knows how many evaluations this sampler will make.\n")
+    assert result.comments == "DeepCache tuned nothing: this sampler does not tell how many evaluations it will make.\n"
     tab = Tab()
     tab.steps = 6
     host.tuner.run(tab)

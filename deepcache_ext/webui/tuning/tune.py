@@ -226,7 +226,7 @@ def _plan(answer: Answer) -> Plan:
 def _reason(p: Any, key: Key | None, made: Any) -> str:
     """Return why there is nothing to tune, or ""; `made` is the host's Processed with the first full pictures."""
     if key is None:
-        return "nobody knows how many evaluations this sampler will make"
+        return "this sampler does not tell how many evaluations it will make"
     if obstacle := host.obstacle():
         return obstacle
     if getattr(made, "sd_model_hash", None) not in {None, key.checkpoint}:
