@@ -104,6 +104,12 @@ def test_every_bench_that_is_named_is_there_with_its_options(path):
             assert known or f'"{option}"' in file.read_text(encoding="utf-8"), command[0]
 
 
+def test_every_finding_is_listed_by_its_first_line():
+    for script in sorted((ROOT / "findings").glob("*.sh")):
+        first = script.read_text(encoding="utf-8").splitlines()[1].removeprefix("# ")
+        assert f"* [`{script.name}`](../findings/{script.name}): {first}\n" in page("contributing.md")
+
+
 def test_the_readme_can_be_read_to_the_end():
     assert len(README.splitlines()) <= 180
 
