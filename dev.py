@@ -5,7 +5,7 @@
     python3 dev.py bench macs           run bench/macs.py; any file in bench/ and bench/research/ runs so
     python3 dev.py bench all --quick    run every bench at its smallest size
 
-Needs Python 3.10 to 3.12 and nothing else. The first run makes .venv and installs the pinned packages.
+Needs Python 3.10 to 3.12. The first run makes .venv and downloads the pinned packages into it, torch among them.
 """
 
 from __future__ import annotations
