@@ -62,7 +62,7 @@ def test_the_settings_table_is_that_of_the_code():
 def test_the_presets_table_is_that_of_the_code():
     assert presets_table() in page("settings.md"), presets_table()
     (quality, balanced, fast) = (f"{families['SD1']['speed_up']:g}x" for families in PRESETS.values())
-    assert f"Quality is to make the U-Net {quality} as fast, Balanced {balanced}, Fast {fast}." in README
+    assert f"Of the U-Net's speed Quality aims at {quality}, Balanced at {balanced}, Fast at {fast}." in README
 
 
 def test_the_tables_of_what_presets_hold_and_gain_are_those_of_the_measurements():
