@@ -22,7 +22,7 @@ from bench.parts.networks import NETWORKS, in_precision
 from bench.parts.report import row, table
 from bench.parts.walk import Walk
 from deepcache_ext import NoiseLevels, SamplerKind, SamplingPass, Settings
-from deepcache_ext.features.forecast import ITERATIONS_WITH_NOISE, Held, Line, LineAndResponse, Predictor
+from deepcache_ext.features.forecast import ITERATIONS_WITH_NOISE, Held, Line, LineAndResponse, Predictor, Response
 from demo.samplers import SAMPLERS
 from demo.tiny_model import TinyModel
 
@@ -65,24 +65,23 @@ class Case:
     predictor: Predictor
     depth: int
     noisy: bool = False
-    corrected: str = ""
-    """The sampler whose reuses are put right."""
+    asked: str = ""
+    """The sampler that was asked for its run, so that the host knows when each evaluation is."""
+    corrected: bool = False
+    """Whether its reuses are put right."""
 
 
+RESPONSE = Response(ITERATIONS_WITH_NOISE)
 CASES = (
     *(Case("held", Held(), depth) for depth in (0, 1)),
-    *(Case("line", Line(), depth) for depth in (0, 1)),
-    *(Case("line and response", LineAndResponse(), depth) for depth in (0, 1)),
-    Case("line and response, drawn", LineAndResponse(ITERATIONS_WITH_NOISE), 1, noisy=True),
-    Case("line, corrected (Euler)", Line(), 0, corrected="Euler"),
-    Case("line, corrected (DPM++ 2M)", Line(), 0, corrected="DPM++ 2M"),
-    Case(
-        "line and response, drawn, corrected (Euler a)",
-        LineAndResponse(ITERATIONS_WITH_NOISE),
-        0,
-        noisy=True,
-        corrected="Euler a",
-    ),
+    *(Case("line, not asked", Line(), depth) for depth in (0, 1)),
+    *(Case("line (Euler)", Line(), depth, asked="Euler") for depth in (0, 1)),
+    *(Case("line and response (Heun)", LineAndResponse(), depth, asked="Heun") for depth in (0, 1)),
+    Case("response, drawn, not asked", RESPONSE, 1, noisy=True),
+    Case("response, drawn (Euler a)", RESPONSE, 1, noisy=True, asked="Euler a"),
+    Case("line, corrected (Euler)", Line(), 0, asked="Euler", corrected=True),
+    Case("line, corrected (DPM++ 2M)", Line(), 0, asked="DPM++ 2M", corrected=True),
+    Case("response, drawn, corrected (Euler a)", RESPONSE, 0, noisy=True, asked="Euler a", corrected=True),
 )
 
 
@@ -107,16 +106,16 @@ class Counted:
         settings = Settings(schedule="list", steps=tuple(range(0, EVALUATIONS, 2)), depth=case.depth)
         kind = SamplerKind(noisy=case.noisy)
         options: dict[str, Any] = {"levels": LEVELS, "predictor": case.predictor}
-        if case.corrected:
+        if case.asked:
             model = TinyModel()
-            options |= {"run": SAMPLERS[case.corrected].ask(model, EVALUATIONS), "levels": model.levels}
-            kind = replace(kind, pays_back=True)
+            options |= {"run": SAMPLERS[case.asked].ask(model, EVALUATIONS), "levels": model.levels}
+            kind = replace(kind, pays_back=case.corrected)
         with SamplingPass(self.unet, settings, sampler=kind, **options) as run:
             counts = [self._evaluation(run, rows, number) for number in range(EVALUATIONS)]
         if run.statistics.reused != EVALUATIONS // 2 or run.statistics.error:
             raise RuntimeError(f"every second evaluation was to reuse; {run.statistics}")
-        if bool(case.corrected) != bool(run.statistics.corrected):
-            raise RuntimeError(f"reuses were to be put right with a sampler's run alone; {run.statistics}")
+        if case.corrected != bool(run.statistics.corrected):
+            raise RuntimeError(f"reuses were to be put right where the case says so; {run.statistics}")
         return counts[-2] - untouched, counts[-1] - self._outer(case.depth, rows)
 
     def _evaluation(self, run: SamplingPass, rows: int, number: int) -> Counter[str]:

@@ -11,7 +11,15 @@ from typing import Any, TypeVar, get_args
 from torch import Tensor, nn
 
 from deepcache_ext.features.denoised import NoiseLevels
-from deepcache_ext.features.forecast import ITERATIONS_WITH_NOISE, Held, Line, LineAndResponse, Predictor
+from deepcache_ext.features.forecast import (
+    ITERATIONS_WITH_NOISE,
+    Held,
+    Line,
+    LineAndResponse,
+    Predictor,
+    Response,
+)
+from deepcache_ext.features.per_row import PerRow
 from deepcache_ext.features.rows import Batch, Rows
 from deepcache_ext.features.store import Call, RowStore
 from deepcache_ext.network.control import ControlsAhead
@@ -26,7 +34,7 @@ from deepcache_ext.planning.sampler_run import SamplerRun
 from deepcache_ext.planning.schedule import Action
 from deepcache_ext.planning.settings import Settings
 from deepcache_ext.sentence import of_error, shown
-from deepcache_ext.settling import Settling, is_told
+from deepcache_ext.settling import Settling, is_told, times_of
 from deepcache_ext.statistics import Statistics
 from deepcache_ext.view_choice import ViewChoice, ViewName
 
@@ -94,7 +102,7 @@ class SamplingPass:
         self._controls = ControlsAhead(self.depth, self._will_reuse)
         self._sampler = sampler
         self._run = run
-        self._predictor = predictor or self._usual_predictor()
+        self._predictor = predictor or self._usual_predictor(levels)
         self._take(model, levels)
         self._start()
 
@@ -117,16 +125,18 @@ class SamplingPass:
         self._views = ViewChoice(
             unet, depth, store, view=self._view, control_models=self._control_models, is_hosts=self._is_hosts
         )
+        self._times = () if self._run is None or levels is None else times_of(self._run, levels)
         self._settling = Settling(unet, store, self._run, levels, corrects=self._sampler.corrects(self.settings))
 
-    def _usual_predictor(self) -> Predictor:
+    def _usual_predictor(self, levels: NoiseLevels | None) -> Predictor:
         if self.settings.forecast == "off":
             return Held()
         noisy, two_stages = self._sampler.noisy, self._sampler.stages == 2
         if noisy and two_stages:
             return Held()
         if noisy:
-            return LineAndResponse(ITERATIONS_WITH_NOISE)
+            predicts_noise = levels is not None and levels.prediction == "eps"
+            return (Response if predicts_noise else LineAndResponse)(ITERATIONS_WITH_NOISE)
         return LineAndResponse() if two_stages else Line()
 
     def _start(self) -> None:
@@ -311,7 +321,9 @@ class SamplingPass:
         said, self._said = self._said, None
         keys = self._rows.next(x, said, must_say=self._says)
         timed = timesteps is not None and timesteps.numel() in {1, len(x)}
-        times = _of_each_row(timesteps, x) if timesteps is not None and timed else x.new_zeros(len(x))
+        times: PerRow = _of_each_row(timesteps, x) if timesteps is not None and timed else 0.0
+        if timed and self._clock.index < len(self._times):
+            times = self._times[self._clock.index]
         self._call = call = Call(keys, x, times, timed)
         if len(keys) != len(x):
             self._give_up()

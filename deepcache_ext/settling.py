@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from deepcache_ext.correction.correction import Correction
 from deepcache_ext.correction.payback import paybacks
 from deepcache_ext.features.denoised import NoiseLevels
+from deepcache_ext.features.per_row import PerRow
 from deepcache_ext.features.store import Call, RowStore, can_draw
 from deepcache_ext.network.unet import head
 from deepcache_ext.planning.sampler_run import Array, SamplerRun
@@ -67,7 +68,7 @@ class Settling:
         layer = head(self._unet)
         statistics.listened |= layer is None and self.owes(index, call)
 
-        def better(x: Tensor, times: Tensor) -> Tensor | None:
+        def better(x: Tensor, times: PerRow) -> Tensor | None:
             feature = None if layer is None else self._store.between(call, x, times)
             return None if layer is None or feature is None else layer(feature.to(call.x.dtype))
 
@@ -89,9 +90,17 @@ def is_told(run: SamplerRun, levels: NoiseLevels) -> bool:
     return run.takes_denoised or run.takes_noise(levels.sigma(torch.tensor(run.levels)).double().cpu().numpy())
 
 
+def times_of(run: SamplerRun, levels: NoiseLevels) -> tuple[float, ...]:
+    """Return the timestep of each evaluation of a run; () where it is not known what its noise levels are."""
+    if not is_told(run, levels):
+        return ()
+    found = levels.times(np.array(run.levels)) if run.takes_denoised else np.array(run.levels, dtype=np.float64)
+    return tuple(found.tolist())
+
+
 def _counts(run: SamplerRun, levels: NoiseLevels) -> Array:
     """Return what an output of the U-Net counts in that of the denoiser, of shape (evaluations,)."""
     if not run.takes_denoised:
-        return levels.scales(torch.tensor(run.levels)).of_noise.flatten().double().numpy()
+        return np.array([levels.scales(float(time)).of_noise for time in run.levels], dtype=np.float64)
     sigmas = np.array(run.levels)
     return -sigmas / np.sqrt(1 + sigmas**2) if levels.prediction == "v" else -sigmas

@@ -11,6 +11,7 @@ from torch import Tensor
 from bench.research.caches import spectrum_weights
 from deepcache_ext.features.denoised import SHARE
 from deepcache_ext.features.forecast import Kept
+from deepcache_ext.features.per_row import PerRow
 
 TRAINED = 1000
 """The timesteps of a checkpoint's noise schedule."""
@@ -27,25 +28,26 @@ class Weighted(ABC):
             raise ValueError(f"count must be 1 or more refreshes; got {count}")
         self.count = count
 
-    def first(self, feature: Tensor, _x: Tensor, times: Tensor) -> Kept:
-        return {"feature": feature, "time": times.to(torch.float32, copy=True)}
+    def first(self, feature: Tensor, _x: Tensor, times: PerRow) -> Kept:
+        return {"feature": feature, "time": _of_rows(times, feature)}
 
-    def after(self, last: Kept, feature: Tensor, x: Tensor, times: Tensor) -> Kept:
+    def after(self, last: Kept, feature: Tensor, x: Tensor, times: PerRow) -> Kept:
         now = self.first(feature, x, times)
         for number, (time, one) in enumerate(_refreshes(last)[: self.count - 1], start=1):
             now |= {f"time {number}": time, f"feature {number}": one}
         return now
 
-    def expected(self, kept: Kept, _x: Tensor, times: Tensor) -> Tensor:
+    def expected(self, kept: Kept, _x: Tensor, times: PerRow) -> Tensor:
         refreshes = _refreshes(kept)[::-1]
         if len(refreshes) == 1:
-            return kept["feature"]
+            return refreshes[0][1]
         moments = torch.stack([time for time, _ in refreshes], dim=1).tolist()
-        weights = torch.stack([self.weights(of_row, float(time)) for of_row, time in zip(moments, times, strict=True)])
+        now = _of_rows(times, refreshes[0][1]).tolist()
+        weights = torch.stack([self.weights(of_row, time) for of_row, time in zip(moments, now, strict=True)])
         features = torch.stack([feature for _, feature in refreshes], dim=1)
         return torch.einsum("rn,rn...->r...", weights.to(features.dtype), features)
 
-    def between(self, _kept: Kept, _x: Tensor, _times: Tensor) -> None:
+    def between(self, _kept: Kept, _x: Tensor, _times: PerRow) -> None:
         return None
 
     @abstractmethod
@@ -81,6 +83,11 @@ class Chebyshev(Weighted):
 
     def weights(self, times: Sequence[float], time: float) -> Tensor:
         return spectrum_weights(times, time, TRAINED)
+
+
+def _of_rows(times: PerRow, feature: Tensor) -> Tensor:
+    """Return a copy of `times` with one for each of the feature's rows, of shape (rows,)."""
+    return torch.as_tensor(times, dtype=torch.float32).expand(len(feature)).clone()
 
 
 def _refreshes(kept: Kept) -> list[tuple[Tensor, Tensor]]:

@@ -14,17 +14,18 @@ import torch
 from torch import Tensor
 
 from deepcache_ext.correction.payback import Payback
+from deepcache_ext.features.per_row import PerRow, copy_of
 
-Better = Callable[[Tensor, Tensor], "Tensor | None"]
+Better = Callable[[Tensor, PerRow], "Tensor | None"]
 """Takes the input and the timesteps of a reuse; returns what it should have returned, None if that is not known."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Reuse:
-    """What a reuse was given and what it returned, all of shape (rows, ...)."""
+    """What a reuse was given and what it returned, all of shape (rows, ...), or one time for all rows."""
 
     x: Tensor
-    times: Tensor
+    times: PerRow
     output: Tensor
 
 
@@ -61,7 +62,7 @@ class Correction:
         past = [one for of_call in self._calls.values() for one in of_call]
         reuses = [one.reuse for one in past if one.reuse is not None]
         tensors = [one.error for one in past] + [of for one in reuses for of in (one.x, one.times, one.output)]
-        return sum(tensor.nbytes for tensor in tensors if tensor is not None)
+        return sum(tensor.nbytes for tensor in tensors if isinstance(tensor, Tensor))
 
     def clear(self) -> None:
         """Forget what is owed."""
@@ -73,16 +74,17 @@ class Correction:
         past = self._calls.get(keys, [])
         return bool(past) and past[-1].index == index - 1 and any(one.reuse or one.error is not None for one in past)
 
-    def of_reuse(self, index: int, keys: tuple[Hashable, ...], x: Tensor, times: Tensor, output: Tensor) -> Tensor:
+    def of_reuse(self, index: int, keys: tuple[Hashable, ...], x: Tensor, times: PerRow, output: Tensor) -> Tensor:
         """Return the output to go on with of a reuse in evaluation `index`.
 
-        `x` and `output` are of shape (rows, channels, height, width), `times` of shape (rows,).
+        `x` and `output` are of shape (rows, channels, height, width), `times` of shape (rows,) or
+        one for all of them.
         """
         if index >= len(self._paybacks):
             return output
         past = self._past(index, keys)
         returned, error = self._paid(index, past, [0.0] * len(past), output)
-        self._note(keys, [*past, _Evaluation(index, error, _Reuse(x.clone(), times.clone(), returned))])
+        self._note(keys, [*past, _Evaluation(index, error, _Reuse(x.clone(), copy_of(times), returned))])
         return returned
 
     def of_full(self, index: int, keys: tuple[Hashable, ...], output: Tensor, better: Better) -> Tensor:

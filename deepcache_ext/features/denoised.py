@@ -12,11 +12,15 @@ sigma = s / alpha, which is what every checkpoint of the SD1, SD2 and SDXL famil
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, get_args
+from functools import cached_property
+from typing import Any, Literal, NamedTuple, get_args
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from deepcache_ext.features.per_row import PerRow, plus
 from deepcache_ext.sentence import shown
 
 SHARE = 0.35
@@ -32,19 +36,19 @@ Prediction = Literal["eps", "v"]
 
 
 class Scales(NamedTuple):
-    """What inputs and outputs at some timesteps count, each of shape (rows, 1, 1, 1).
+    """What inputs and outputs at some timesteps count, each of shape (rows, 1, 1, 1), or one number for all rows.
 
     The denoised picture is `of_input` times the input plus `of_output` times the output; the output that leads to one
     is `to_output` times it plus `back` times the input.
     """
 
-    of_input: Tensor
-    of_output: Tensor
-    to_output: Tensor
-    back: Tensor
-    of_noise: Tensor
+    of_input: PerRow
+    of_output: PerRow
+    to_output: PerRow
+    back: PerRow
+    of_noise: PerRow
     """What an output counts in the noise that a sampler gets."""
-    telling: Tensor
+    telling: PerRow
     """1 where sigma is at most `HIGHEST_SIGMA`, else 0."""
 
 
@@ -71,21 +75,30 @@ class NoiseLevels:
 
         Log sigma is a line between two timesteps.
         """
-        logs = self._log_sigmas()
+        logs = self._log_sigmas
         at = times.cpu().double().clamp(0, len(logs) - 1)  # many devices have no double precision
         below = at.long()
         found = torch.lerp(logs[below], logs[(below + 1).clamp(max=len(logs) - 1)], at.frac()).exp()
         return found.float().to(times.device)
 
-    def scales(self, times: Tensor) -> Scales:
-        """Return what inputs and outputs count at `times`, of shape (rows,), to a `FINENESS`th of a timestep.
+    def times(self, sigmas: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the timesteps at which sigma is `sigmas`, of their shape; the outermost one beyond the model's."""
+        logs = self._log_sigmas.numpy()
+        return np.interp(np.log(np.maximum(sigmas, np.exp(logs[0]))), logs, np.arange(len(logs), dtype=np.float64))
 
-        Looked up, since on a graphics card every operation costs a launch.
+    def scales(self, times: PerRow) -> Scales:
+        """Return what inputs and outputs count at `times`, of shape (rows,), or at one number.
+
+        Of tensors to a `FINENESS`th of a timestep: looked up, since on a graphics card every operation costs a launch.
         """
+        if not isinstance(times, Tensor):
+            logs = self._log_sigmas.numpy()
+            return Scales(*_scales(float(np.exp(np.interp(times, np.arange(len(logs)), logs))), self.prediction))
         table = self._table_on(times.device)
         found = table[(times.float() * FINENESS).clamp_(0, len(table) - 1).long()]
         return Scales(*found.view(-1, len(Scales._fields), 1, 1, 1).unbind(1))
 
+    @cached_property
     def _log_sigmas(self) -> Tensor:
         left = self.alphas_cumprod.detach().cpu().double().clamp(1e-12, 1 - 1e-6)
         return ((1 - left) / left).log() / 2
@@ -95,17 +108,21 @@ class NoiseLevels:
         if device not in self._tables:
             times = torch.arange((len(self.alphas_cumprod) - 1) * FINENESS + 1)
             sigma = self.sigma(times.double() / FINENESS).double()
-            root, one = (1 + sigma**2).sqrt(), torch.ones_like(sigma)  # root is 1 / alpha
-            v = self.prediction == "v"
-            of_input, of_output = (1 / root, -sigma / root) if v else (root, -sigma)
-            of_noise, telling = 1 / root if v else one, (sigma <= HIGHEST_SIGMA).double()
-            columns = of_input, of_output, 1 / of_output, -of_input / of_output, of_noise, telling
-            self._tables[device] = torch.stack(columns, dim=1).float().to(device)
+            self._tables[device] = torch.stack(_scales(sigma, self.prediction), dim=1).float().to(device)
         return self._tables[device]
 
 
-Memory = dict[str, Tensor]
-"""What is remembered of a U-Net call in which the whole U-Net ran: tensors of shape (rows, ...).
+def _scales(sigma: Any, prediction: Prediction) -> tuple[Any, ...]:
+    """Return `Scales` at sigma, a number or a tensor; each is the like."""
+    root, one = (1 + sigma**2) ** 0.5, 0 * sigma + 1  # root is 1 / alpha
+    v = prediction == "v"
+    of_input, of_output = (1 / root, -sigma / root) if v else (root, -sigma)
+    of_noise, telling = 1 / root if v else one, (sigma <= HIGHEST_SIGMA) * one
+    return of_input, of_output, 1 / of_output, -of_input / of_output, of_noise, telling
+
+
+Memory = dict[str, Any]
+"""What is remembered of a U-Net call in which the whole U-Net ran: tensors of shape (rows, ...), or one number for all.
 
 "x0" is the denoised picture in single precision, "share" how far reuses are drawn to it.
 """
@@ -114,7 +131,7 @@ Memory = dict[str, Tensor]
 def remembered(x: Tensor, scales: Scales, output: Tensor, share: float) -> Memory:
     """Return what to remember of a full call: its input and output, of shape (rows, ...)."""
     return {
-        "x0": torch.addcmul(_latent(x, output) * scales.of_input, output.float(), scales.of_output),
+        "x0": plus(_latent(x, output) * scales.of_input, output.float(), scales.of_output),
         "share": scales.telling * share,
     }
 
@@ -125,7 +142,7 @@ def drawn(output: Tensor, x: Tensor, scales: Scales, last: Memory) -> Tensor:
     Rows whose last sigma was above `HIGHEST_SIGMA` stay as they are. What `x` has beyond the output's channels, masks
     and images, is not looked at.
     """
-    keeping = torch.addcmul(_latent(x, output) * scales.back, last["x0"], scales.to_output)
+    keeping = plus(_latent(x, output) * scales.back, last["x0"], scales.to_output)
     return torch.lerp(output.float(), keeping, last["share"]).to(output.dtype)
 
 

@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from deepcache_ext.features.denoised import SHARE, SHARE_OF_HELD
+from deepcache_ext.features.per_row import PerRow, copy_of, never_zero, of_pixels, plus, within
 
 FARTHEST = 2.0
 """The longest forecast, in distances between the two refreshes."""
@@ -41,8 +42,8 @@ RIDGE = 0.01
 TINY = 1e-30
 """What is added to a sum of squares, so that it can be divided by."""
 
-Kept = dict[str, Tensor]
-"""What a predictor keeps of one refresh of some rows: tensors by name, each of shape (rows, ...).
+Kept = dict[str, Any]
+"""What a predictor keeps of one refresh of some rows, by name: tensors of shape (rows, ...), or one number for all.
 
 "feature" is the feature itself. Rows of which a predictor keeps the same names can be put together.
 """
@@ -52,8 +53,8 @@ class Predictor(Protocol):
     """Says what kept features have become. It sees all the rows of a call at once, and keeps nothing itself.
 
     A feature is of shape (rows, channels, height, width), `x`, the U-Net's input, of shape (rows, input channels, input
-    height, input width), and `times`, its timesteps, of shape (rows,). What is kept of `x` and `times`, which belong
-    to the caller, is a copy; the feature is the predictor's own.
+    height, input width), and `times`, its timesteps, of shape (rows,) or one for all of them. What is kept of `x` and
+    `times`, which belong to the caller, is a copy; the feature is the predictor's own.
     """
 
     remembers: bool
@@ -61,16 +62,16 @@ class Predictor(Protocol):
     share: float
     """How far a reuse on such a feature is best drawn to the denoised picture; see `features.denoised`."""
 
-    def first(self, feature: Tensor, x: Tensor, times: Tensor) -> Kept:
+    def first(self, feature: Tensor, x: Tensor, times: PerRow) -> Kept:
         """Return what to keep of a refresh of rows of which nothing fitting was kept before."""
 
-    def after(self, last: Kept, feature: Tensor, x: Tensor, times: Tensor) -> Kept:
+    def after(self, last: Kept, feature: Tensor, x: Tensor, times: PerRow) -> Kept:
         """Return what to keep of a refresh of rows of which `last` was kept, in whose memory it may be."""
 
-    def expected(self, kept: Kept, x: Tensor, times: Tensor) -> Tensor:
+    def expected(self, kept: Kept, x: Tensor, times: PerRow) -> Tensor:
         """Return the feature to expect at `x` and `times`: a new tensor, or the kept feature itself."""
 
-    def between(self, kept: Kept, x: Tensor, times: Tensor) -> Tensor | None:
+    def between(self, kept: Kept, x: Tensor, times: PerRow) -> Tensor | None:
         """Return the feature at `x` and `times` between the last two refreshes; None if nothing better is known."""
 
 
@@ -80,16 +81,16 @@ class Held:
     remembers = False
     share = SHARE_OF_HELD
 
-    def first(self, feature: Tensor, _x: Tensor, _times: Tensor) -> Kept:
+    def first(self, feature: Tensor, _x: Tensor, _times: PerRow) -> Kept:
         return {"feature": feature}
 
-    def after(self, _last: Kept, feature: Tensor, x: Tensor, times: Tensor) -> Kept:
+    def after(self, _last: Kept, feature: Tensor, x: Tensor, times: PerRow) -> Kept:
         return self.first(feature, x, times)
 
-    def expected(self, kept: Kept, _x: Tensor, _times: Tensor) -> Tensor:
-        return kept["feature"]
+    def expected(self, kept: Kept, _x: Tensor, _times: PerRow) -> Tensor:
+        return _feature(kept)
 
-    def between(self, _kept: Kept, _x: Tensor, _times: Tensor) -> None:
+    def between(self, _kept: Kept, _x: Tensor, _times: PerRow) -> None:
         return None
 
 
@@ -103,41 +104,41 @@ class Line:
     share = SHARE
     _first_trust = 0.5
 
-    def first(self, feature: Tensor, _x: Tensor, times: Tensor) -> Kept:
-        return {"feature": feature, "time": times.to(torch.float32, copy=True)}
+    def first(self, feature: Tensor, _x: Tensor, times: PerRow) -> Kept:
+        return {"feature": feature, "time": copy_of(times)}
 
-    def after(self, last: Kept, feature: Tensor, x: Tensor, times: Tensor) -> Kept:
-        return self._after(last, self.first(feature, x, times))[0]
+    def after(self, last: Kept, feature: Tensor, x: Tensor, times: PerRow) -> Kept:
+        now = self.first(feature, x, times)
+        self._complete(last, now)
+        return now
 
-    def _after(self, last: Kept, now: Kept) -> tuple[Kept, Tensor | None]:
-        """Complete what `first` keeps of a refresh, and return it with how far the line should have gone to it.
+    def _complete(self, last: Kept, now: Kept) -> PerRow | None:
+        """Complete what `first` keeps of a refresh, and return how far on its line it was, in distances of two.
 
-        That is of shape (rows,), and None where there was no line yet. What is as large as a feature is worked out in
-        the place of the one before.
+        None where there was none yet. What is as large as a feature is worked out in the place of the one before.
         """
         run, way = now["time"] - last["time"], None
         now["change"] = torch.sub(now["feature"], last["feature"], out=last["feature"])
+        now["trust"] = self._first_trust
         if "change" in last:
-            way = (run / last["run"]).clamp_(0, FARTHEST)
+            way = within(run / last["run"], 0, FARTHEST)
             now["trust"] = _trust(last["change"], now["change"], way)
-        else:
-            now["trust"] = torch.full_like(run, self._first_trust)
-        now["run"] = _never_zero(run)
-        return now, None if way is None else way * now["trust"]
+        now["run"] = never_zero(run)
+        return way
 
-    def expected(self, kept: Kept, x: Tensor, times: Tensor) -> Tensor:
+    def expected(self, kept: Kept, x: Tensor, times: PerRow) -> Tensor:
         if "change" not in kept:
-            return kept["feature"]
-        return self._along(kept, x, reach(times, kept["time"], kept["run"]).mul_(kept["trust"]))
+            return _feature(kept)
+        return self._along(kept, x, reach(times, kept["time"], kept["run"]) * kept["trust"])
 
-    def between(self, kept: Kept, x: Tensor, times: Tensor) -> Tensor | None:
+    def between(self, kept: Kept, x: Tensor, times: PerRow) -> Tensor | None:
         if "change" not in kept:
             return None
-        return self._along(kept, x, ((times - kept["time"]) / kept["run"]).clamp_(-1, 0))
+        return self._along(kept, x, within((times - kept["time"]) / kept["run"], -1, 0))
 
-    def _along(self, kept: Kept, _x: Tensor, way: Tensor) -> Tensor:
-        """Return the feature to expect `way` along each row's line, of shape (rows,)."""
-        return torch.addcmul(kept["feature"], kept["change"], _of_pixels(way.to(kept["feature"].dtype)))
+    def _along(self, kept: Kept, _x: Tensor, way: PerRow) -> Tensor:
+        """Return the feature to expect `way` along each row's line."""
+        return plus(kept["feature"], kept["change"], way)
 
 
 class LineAndResponse(Line):
@@ -152,62 +153,75 @@ class LineAndResponse(Line):
     def __init__(self, iterations: int = ITERATIONS) -> None:
         self._iterations = iterations
 
-    def first(self, feature: Tensor, x: Tensor, times: Tensor) -> Kept:
+    def first(self, feature: Tensor, x: Tensor, times: PerRow) -> Kept:
         return super().first(feature, x, times) | {"x": x.to(torch.float32, copy=True)}
 
-    def _after(self, last: Kept, now: Kept) -> tuple[Kept, Tensor | None]:
-        now, way = super()._after(last, now)
+    def _complete(self, last: Kept, now: Kept) -> PerRow | None:
+        way = super()._complete(last, now)
         now["x change"] = moved = now["x"] - last["x"]
         missed = now["change"]
         if way is not None:
-            missed, moved = (
-                torch.addcmul(change, last[name], _of_pixels(way.to(change.dtype)), value=-1, out=last[name])
-                for change, name in ((missed, "change"), (moved, "x change"))
-            )
+            way = way * now["trust"]
+            missed = plus(missed, last["change"], way, sign=-1, out=last["change"])
+            moved = plus(moved, last["x change"], way, sign=-1, out=last["x change"])
         with _own_precision(missed.device):
-            scale = math.prod(missed.shape[2:]) ** -0.75  # half precision holds neither sums over a feature nor means
-            patches = _patches(moved * scale, missed)
-            products, answers = patches @ patches.mT, (missed.flatten(2) @ patches.to(missed.dtype).mT).float()
+            products, answers, scale = _sums(moved, missed)
+            trust: PerRow = 1.0
             if "response" in last:
-                response = last["response"]
-                pair = torch.stack([response @ products, answers], dim=1)
-                trust = _factor(_dot(response, pair))
-            else:
-                trust = torch.ones_like(now["trust"])
+                pair = torch.stack([last["response"] @ products, answers], dim=1)
+                trust = _factor(_dot(last["response"], pair))
             now["response"] = _fit(products, answers, self._iterations)
-            now["trusted response"] = (now["response"] * (trust * scale).view(-1, 1, 1)).to(missed.dtype)
-        return now, way
+            trusted = trust * scale
+            trusted = trusted.view(-1, 1, 1) if isinstance(trusted, Tensor) else trusted
+            now["trusted response"] = (now["response"] * trusted).to(missed.dtype)
+        return way
 
-    def _along(self, kept: Kept, x: Tensor, way: Tensor) -> Tensor:
+    def _along(self, kept: Kept, x: Tensor, way: PerRow) -> Tensor:
+        moved = plus(x.float() - kept["x"], kept["x change"], way, sign=-1)
         found = super()._along(kept, x, way)
-        moved = torch.addcmul(x.float() - kept["x"], kept["x change"], _of_pixels(way), value=-1)
-        with _own_precision(found.device):
-            patches = _patches(moved, found).to(found.dtype)
-            return found.flatten(2).baddbmm_(kept["trusted response"], patches).view_as(found)
+        return _moved_by(found, kept["trusted response"], moved, out=found.flatten(2))
 
 
-def reach(times: Tensor, last: Tensor, run: Tensor) -> Tensor:
-    """Return how far `times` are beyond `last`, in the distances `run` between two refreshes; all of shape (rows,).
+class Response(LineAndResponse):
+    """The response to the input alone, for where noise moves the features and no line leads on to the next one.
+
+    Between two refreshes it goes along the line, too. It is not checked, which has made no difference.
+    """
+
+    def _complete(self, last: Kept, now: Kept) -> None:
+        now["run"] = never_zero(now["time"] - last["time"])
+        now["change"] = torch.sub(now["feature"], last["feature"], out=last["feature"])
+        now["x change"] = now["x"] - last["x"]
+        with _own_precision(now["change"].device):
+            products, answers, scale = _sums(now["x change"], now["change"])
+            response = _fit(products, answers, self._iterations)
+            now["trusted response"] = (response * scale).to(now["change"].dtype)
+
+    def expected(self, kept: Kept, x: Tensor, _times: PerRow) -> Tensor:
+        if "change" not in kept:
+            return _feature(kept)
+        return _moved_by(_feature(kept), kept["trusted response"], x.float() - kept["x"])
+
+
+def _feature(kept: Kept) -> Tensor:
+    feature: Tensor = kept["feature"]
+    return feature
+
+
+def reach(times: PerRow, last: PerRow, run: PerRow) -> PerRow:
+    """Return how far `times` are beyond `last`, in the distances `run` between two refreshes; each is of the rows.
 
     0 where time runs backwards (Restart), or where both refreshes were at the same time (Heun's stages), so that `run`
     is infinite.
     """
-    return ((times - last) / run).clamp_(0, FARTHEST)
+    return within((times - last) / run, 0, FARTHEST)
 
 
-def _never_zero(run: Tensor) -> Tensor:
-    return run.masked_fill_(run == 0, torch.inf)
-
-
-def _of_pixels(of_rows: Tensor) -> Tensor:
-    return of_rows.view(-1, 1, 1, 1)
-
-
-def _trust(before: Tensor, now: Tensor, way: Tensor) -> Tensor:
+def _trust(before: Tensor, now: Tensor, way: PerRow) -> Tensor:
     """Return the factors by which the change `before`, times `way`, would have come closest to the change `now`."""
     then, found = (change[..., ::SAMPLE, ::SAMPLE] for change in (before, now))
     pair = then.new_empty((len(then), 2, *then.shape[1:]), dtype=torch.float32)
-    torch.mul(then, _of_pixels(way), out=pair[:, 0])
+    torch.mul(then, of_pixels(way), out=pair[:, 0])
     pair[:, 1] = found
     with _own_precision(pair.device):
         return _factor(_dot(pair[:, 0], pair))
@@ -241,6 +255,23 @@ def _without_directml_autocast(dml: Any) -> Iterator[None]:
         yield
     finally:
         dml.is_autocast_enabled = enabled
+
+
+def _sums(moved: Tensor, missed: Tensor) -> tuple[Tensor, Tensor, float]:
+    """Return what a fit of the response of `missed` to `moved` needs, and by what the response is to be scaled.
+
+    What it needs are the sums over all pixels of the products of inputs with inputs, and of outputs with inputs.
+    """
+    scale = math.prod(missed.shape[2:]) ** -0.75  # half precision holds neither sums over a feature nor means
+    patches = _patches(moved * scale, missed)
+    return patches @ patches.mT, (missed.flatten(2) @ patches.to(missed.dtype).mT).float(), scale
+
+
+def _moved_by(feature: Tensor, response: Tensor, moved: Tensor, out: Tensor | None = None) -> Tensor:
+    """Return a feature moved by the response to an input that has `moved`."""
+    with _own_precision(feature.device):
+        patches = _patches(moved, feature).to(feature.dtype)
+        return torch.baddbmm(feature.flatten(2), response, patches, out=out).view_as(feature)
 
 
 def _patches(x: Tensor, feature: Tensor) -> Tensor:

@@ -17,8 +17,10 @@ from torch import Tensor
 
 from deepcache_ext.features.denoised import Memory, NoiseLevels, Scales, drawn, remembered
 from deepcache_ext.features.forecast import Held, Kept, Predictor
+from deepcache_ext.features.per_row import PerRow
 
 T = TypeVar("T")
+Values = TypeVar("Values", Tensor, PerRow)
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,8 @@ class Call:
     """Of its rows, each another."""
     x: Tensor
     """Of shape (rows, channels, height, width)."""
-    times: Tensor
-    """Timesteps, of shape (rows,), on the same device; 0 where the call has none for each row."""
+    times: PerRow
+    """Timesteps, of shape (rows,) on the same device, or the one of all rows; 0 where the call has none for each."""
     timed: bool = True
     """Whether it has."""
     _scales: list[Scales] = field(default_factory=list, init=False, repr=False)
@@ -65,27 +67,31 @@ class _Batch:
     """Of its rows, in their order. For as long as it is a place of one, it is of all."""
     signature: Signature
     generation: int
-    kept: Mapping[int, Mapping[str, Tensor]]
+    kept: Mapping[int, Mapping[str, Any]]
     """By the key of the walk over the blocks, and by name; `OUTPUT` has what drawing needs to know of the output."""
 
-    @property
+    @cached_property
     def form(self) -> Hashable:
-        """What batches must share for their rows to be put together."""
-        return frozenset((walk, frozenset(tensors)) for walk, tensors in self.kept.items())
+        """What batches must share for their rows to be put together: names, and numbers that all rows have."""
+        return frozenset(
+            (walk, name, None if isinstance(value, Tensor) else value)
+            for walk, of_walk in self.kept.items()
+            for name, value in of_walk.items()
+        )
 
     @cached_property
     def walks(self) -> dict[int, torch.Size]:
         """The channels, height and width of each walk's feature."""
-        return {walk: tensors["feature"].shape[1:] for walk, tensors in self.kept.items() if walk != OUTPUT}
+        return {walk: of_walk["feature"].shape[1:] for walk, of_walk in self.kept.items() if walk != OUTPUT}
 
     def tensors(self) -> Iterable[Tensor]:
-        return (tensor for tensors in self.kept.values() for tensor in tensors.values())
+        values = (value for of_walk in self.kept.values() for value in of_walk.values())
+        return (value for value in values if isinstance(value, Tensor))
 
     def only(self, rows: Sequence[int], keys: Sequence[Hashable]) -> _Batch:
         """Return a batch with copies of those rows, which have these keys."""
         copies = {
-            walk: {name: _copied(tensor, rows) for name, tensor in tensors.items()}
-            for walk, tensors in self.kept.items()
+            walk: {name: _copied(value, rows) for name, value in of_walk.items()} for walk, of_walk in self.kept.items()
         }
         return _Batch(tuple(keys), self.signature, self.generation, copies)
 
@@ -174,7 +180,7 @@ class RowStore:
                 else:
                     kept[walk] = self._predictor.first(feature, x, times)
             if memory is not None:
-                kept[OUTPUT] = {name: _copied(tensor, rows) for name, tensor in memory.items()}
+                kept[OUTPUT] = {name: _copied(value, rows) for name, value in memory.items()}
             keys = tuple(call.keys[row] for row in rows)
             self._put(_Batch(keys, signature, self._generation, kept))
         return True
@@ -198,7 +204,7 @@ class RowStore:
             return None
         return {walk: self._expected(call, places, walk) for walk in walks}
 
-    def between(self, call: Call, x: Tensor, times: Tensor) -> Tensor | None:
+    def between(self, call: Call, x: Tensor, times: PerRow) -> Tensor | None:
         """Return the feature of a refresh's rows at `x` and `times` before it; None where nothing better is known.
 
         Rows with other pasts, and a call in which the forward made more walks than one, are left as they are.
@@ -297,21 +303,29 @@ def _joined(places: Sequence[_Place], walk: int) -> Kept:
     if len(places) == len(batch.keys) and all(place == (batch, row) for row, place in enumerate(places)):
         return {**batch.kept[walk]}
     runs = _runs(places)
-    names = batch.kept[walk]
-    return {name: _one([batch.kept[walk][name][rows] for batch, rows in runs]) for name in names}
+    return {
+        name: _one([batch.kept[walk][name][rows] for batch, rows in runs]) if isinstance(value, Tensor) else value
+        for name, value in batch.kept[walk].items()
+    }
 
 
-def _picked(tensor: Tensor, rows: Sequence[int]) -> Tensor:
-    """Return some rows of a tensor, in ascending order: all of it, or a view where they are neighbours."""
-    if len(rows) == len(tensor):
-        return tensor
-    return _one([tensor[part] for _, part in _runs((tensor, row) for row in rows)])
+def _picked(value: Values, rows: Sequence[int]) -> Values:
+    """Return some rows of a tensor, in ascending order: all of it, or a view where they are neighbours.
+
+    A number is that of all rows.
+    """
+    if not isinstance(value, Tensor) or len(rows) == len(value):
+        return value
+    return _one([value[part] for _, part in _runs((value, row) for row in rows)])
 
 
-def _copied(tensor: Tensor, rows: Sequence[int]) -> Tensor:
-    """Return some rows of a tensor that will not be needed as a whole: all of it, or a copy."""
-    neighbours = rows[-1] - rows[0] + 1 == len(rows) < len(tensor)
-    return _picked(tensor, rows).clone() if neighbours else _picked(tensor, rows)
+def _copied(value: Values, rows: Sequence[int]) -> Values:
+    """Return some rows of a tensor that will not be needed as a whole: all of it, or a copy. A number is of all."""
+    picked = _picked(value, rows)
+    if not isinstance(value, Tensor) or not isinstance(picked, Tensor):
+        return picked
+    neighbours = rows[-1] - rows[0] + 1 == len(rows) < len(value)
+    return picked.clone() if neighbours else picked
 
 
 def _one(parts: Sequence[Tensor]) -> Tensor:

@@ -7,26 +7,30 @@ from bench.launches import CASES, LEVELS, READ_BACK, ROWS, Counted, Operations
 from bench.parts.control_net import ControlledForward, ControlNet
 from bench.parts.networks import NETWORKS
 from deepcache_ext import SamplerKind, SamplingPass, Settings
-from deepcache_ext.features.forecast import Held, Line, LineAndResponse
+from deepcache_ext.features.forecast import Held, Line, LineAndResponse, Response
 
 ADDED = {
     "held": (1, 1),
-    "line": (17, 5),
-    "line and response": (64, 10),
-    "line and response, drawn": (61, 17),
-    "line, corrected (Euler)": (27, 7),
-    "line, corrected (DPM++ 2M)": (28, 7),
-    "line and response, drawn, corrected (Euler a)": (76, 19),
+    "line, not asked": (16, 5),
+    "line (Euler)": (10, 2),
+    "line and response (Heun)": (58, 7),
+    "response, drawn, not asked": (39, 11),
+    "response, drawn (Euler a)": (30, 7),
+    "line, corrected (Euler)": (17, 3),
+    "line, corrected (DPM++ 2M)": (18, 3),
+    "response, drawn, corrected (Euler a)": (42, 8),
 }
 """Operations that a refresh and a reuse have more, in single precision."""
 IN_HALF = {
     "held": (1, 1),
-    "line": (17, 6),
-    "line and response": (68, 13),
-    "line and response, drawn": (67, 23),
-    "line, corrected (Euler)": (30, 8),
-    "line, corrected (DPM++ 2M)": (31, 8),
-    "line and response, drawn, corrected (Euler a)": (87, 25),
+    "line, not asked": (16, 6),
+    "line (Euler)": (10, 3),
+    "line and response (Heun)": (62, 10),
+    "response, drawn, not asked": (44, 16),
+    "response, drawn (Euler a)": (35, 12),
+    "line, corrected (Euler)": (19, 4),
+    "line, corrected (DPM++ 2M)": (20, 4),
+    "response, drawn, corrected (Euler a)": (51, 13),
 }
 """The same where features are cast to single precision and back."""
 
@@ -65,7 +69,9 @@ WHOLE, SPLIT, RESPLIT = [[6]] * 6, [[3, 3]] * 6, [[6], [2, 4], [1, 5], [6], [3, 
 
 
 @pytest.mark.parametrize("cuts", [WHOLE, SPLIT, RESPLIT], ids=["whole", "split", "split anew each time"])
-@pytest.mark.parametrize("predictor", [Held(), Line(), LineAndResponse()], ids=lambda one: type(one).__name__)
+@pytest.mark.parametrize(
+    "predictor", [Held(), Line(), LineAndResponse(), Response()], ids=lambda one: type(one).__name__
+)
 def test_nothing_is_read_back_from_the_device(predictor, cuts):
     """A tensor on the meta device has no values: whoever asks for one gets an exception."""
     network = NETWORKS["SD1.5"]

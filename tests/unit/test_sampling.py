@@ -6,9 +6,11 @@ import weakref
 import pytest
 import torch
 
-from deepcache_ext import Action, SamplerKind, SamplingPass, Settings
-from deepcache_ext.features.forecast import ITERATIONS_WITH_NOISE, Held, Line, LineAndResponse
+from bench.parts.runs import ALL_SAMPLERS
+from deepcache_ext import Action, NoiseLevels, SamplerKind, SamplingPass, Settings
+from deepcache_ext.features.forecast import ITERATIONS_WITH_NOISE, Held, Line, LineAndResponse, Response
 from deepcache_ext.network.own_hooks import OwnHooks
+from deepcache_ext.settling import times_of
 from demo.k_diffusion_parts import sampling
 from demo.samplers import SAMPLERS
 from demo.tiny_model import TinyModel
@@ -227,6 +229,25 @@ def test_what_a_feature_has_become_depends_on_what_moves_the_input(model, noisy,
     found, kinds = outputs(None), {"held": Held(), "line": Line(), "response": LineAndResponse()}
     kinds["quick response"] = LineAndResponse(ITERATIONS_WITH_NOISE)
     assert [name for name, kind in kinds.items() if torch.equal(outputs(kind), found)] == [usual]
+
+
+@pytest.mark.parametrize(("prediction", "usual"), [("eps", Response), ("v", LineAndResponse)])
+def test_where_noise_is_added_a_network_that_predicts_it_has_no_line(model, prediction, usual):
+    levels = NoiseLevels(model.alphas_cumprod, prediction)
+    run = SamplingPass(model.unet, Settings(), 5, sampler=SamplerKind(noisy=True), levels=levels)
+    assert type(run._predictor) is usual
+
+
+@pytest.mark.parametrize("sampler", ["Euler", "Euler a", "DPM++ 2M", "DDIM", "Heun", "UniPC"])
+def test_a_run_that_was_asked_knows_the_timesteps_before_they_come(model, sampler):
+    found = []
+    hook = model.unet.register_forward_pre_hook(lambda _unet, args: found.append(float(args[1][0])))
+    try:
+        ALL_SAMPLERS[sampler].sample(model, model.prompts(1), 8)
+    finally:
+        hook.remove()
+    known = times_of(ALL_SAMPLERS[sampler].ask(model, 8), model.levels)
+    assert known == pytest.approx(found, abs=0.01)
 
 
 def test_a_removed_pass_holds_no_tensor():
