@@ -11,15 +11,8 @@ from typing import Any, TypeVar, get_args
 from torch import Tensor, nn
 
 from deepcache_ext.features.denoised import NoiseLevels
-from deepcache_ext.features.forecast import (
-    ITERATIONS_WITH_NOISE,
-    Held,
-    Line,
-    LineAndResponse,
-    Predictor,
-    Response,
-)
-from deepcache_ext.features.per_row import PerRow
+from deepcache_ext.features.forecast import Held, Predictor, usual_predictor
+from deepcache_ext.features.per_row import PerRow, of_each_row
 from deepcache_ext.features.rows import Batch, Rows
 from deepcache_ext.features.store import Call, RowStore
 from deepcache_ext.network.control import ControlsAhead
@@ -102,7 +95,9 @@ class SamplingPass:
         self._controls = ControlsAhead(self.depth, self._will_reuse)
         self._sampler = sampler
         self._run = run
-        self._predictor = predictor or self._usual_predictor(levels)
+        predicts_noise = levels is not None and levels.prediction == "eps"
+        usual = usual_predictor(sampler.stages, noisy=sampler.noisy, predicts_noise=predicts_noise)
+        self._predictor = predictor or (Held() if settings.forecast == "off" else usual)
         self._take(model, levels)
         self._start()
 
@@ -128,22 +123,12 @@ class SamplingPass:
         self._times = () if self._run is None or levels is None else times_of(self._run, levels)
         self._settling = Settling(unet, store, self._run, levels, corrects=self._sampler.corrects(self.settings))
 
-    def _usual_predictor(self, levels: NoiseLevels | None) -> Predictor:
-        if self.settings.forecast == "off":
-            return Held()
-        noisy, two_stages = self._sampler.noisy, self._sampler.stages == 2
-        if noisy and two_stages:
-            return Held()
-        if noisy:
-            predicts_noise = levels is not None and levels.prediction == "eps"
-            return (Response if predicts_noise else LineAndResponse)(ITERATIONS_WITH_NOISE)
-        return LineAndResponse() if two_stages else Line()
-
     def _start(self) -> None:
         self.statistics = Statistics()
         jumps, remembers = self._sampler.jumps, self._predictor.remembers
         self._clock = Clock(self.schedule, self._elsewhere, jumps=jumps, remembers=remembers)
         self._layout: Hashable = None
+        self._keys: frozenset[Hashable] | None = None
         self._rows = Rows()
         self._said: Sequence[Hashable] | None = None
         self._says = False
@@ -175,6 +160,7 @@ class SamplingPass:
         self._check_not_compiled()
         self._hook.install()
         self._network.install()
+        self._settling.install()
         self._settling.count(self.statistics)  # what an earlier run left
         self._start()
         return self
@@ -194,6 +180,7 @@ class SamplingPass:
             self._check_not_compiled()
             self._hook.install()
             self._network.install()
+            self._settling.install()
 
     def _check_not_compiled(self) -> None:
         if is_compiled(self._model, self.unet):
@@ -218,7 +205,7 @@ class SamplingPass:
         self._controls.remove()
         self._network.remove()
         self._views.release()
-        self._settling.clear()
+        self._settling.remove()
         self._call = None
 
     def wrap(self, denoiser: Callable[..., T]) -> Callable[..., T]:
@@ -277,6 +264,9 @@ class SamplingPass:
         rows = Rows(keys, batch, self._rows.handed if self._clock.index >= 0 else None, exact=exact)
         self.statistics.others |= not self._rows.complete
         self._call, self._rows, self._said = None, rows, None
+        last_keys, self._keys = self._keys, None if keys is None else frozenset(keys)
+        if self._keys != last_keys:
+            self._settling.clear()  # an output without unconds counts otherwise than one with them
         if not self._clock.advance():
             self._controls.watch(())
             return self._clock.action
@@ -321,7 +311,7 @@ class SamplingPass:
         said, self._said = self._said, None
         keys = self._rows.next(x, said, must_say=self._says)
         timed = timesteps is not None and timesteps.numel() in {1, len(x)}
-        times: PerRow = _of_each_row(timesteps, x) if timesteps is not None and timed else 0.0
+        times: PerRow = of_each_row(timesteps, x) if timesteps is not None and timed else 0.0
         if timed and self._clock.index < len(self._times):
             times = self._times[self._clock.index]
         self._call = call = Call(keys, x, times, timed)
@@ -393,11 +383,3 @@ class SamplingPass:
             logger.warning("DeepCache: %s", self.statistics.error, exc_info=error)
         self.remove()
         self._settling.count(self.statistics)
-
-
-def _of_each_row(timesteps: Tensor, x: Tensor) -> Tensor:
-    """Return the timesteps of a call with input `x` as shape (rows,) on its device."""
-    times = timesteps.detach()
-    if times.shape == x.shape[:1] and times.device == x.device:
-        return times
-    return times.to(x.device).reshape(-1).expand(len(x))

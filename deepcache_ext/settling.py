@@ -13,6 +13,7 @@ from deepcache_ext.correction.payback import paybacks
 from deepcache_ext.features.denoised import NoiseLevels
 from deepcache_ext.features.per_row import PerRow
 from deepcache_ext.features.store import Call, RowStore, can_draw
+from deepcache_ext.network.own_hooks import OwnHooks
 from deepcache_ext.network.unet import head
 from deepcache_ext.planning.sampler_run import Array, SamplerRun
 from deepcache_ext.statistics import Statistics
@@ -30,6 +31,9 @@ class Settling:
         self._unet = unet
         self._store = store
         self._correction: Correction | None = None
+        self._heard: OwnHooks | None = None
+        self._from_layers: Any = None
+        self._changed = False
         if corrects and run is not None and levels is not None:
             self._correction = Correction(paybacks(run, _counts(run, levels)))
 
@@ -37,6 +41,23 @@ class Settling:
     def corrects(self) -> bool:
         """Whether reuses are put right."""
         return self._correction is not None
+
+    def install(self) -> None:
+        """Begin to hear what the U-Net's layers after its blocks return."""
+        layers = head(self._unet)
+        if self._correction is not None and layers is not None:
+            self._heard = OwnHooks(layers)
+            self._heard.add_after(self._hear)
+
+    def remove(self) -> None:
+        """Hear nothing any more, and forget what is owed."""
+        if self._heard is not None:
+            self._heard.remove()
+        self._heard = self._from_layers = None
+        self.clear()
+
+    def _hear(self, _layers: nn.Module, _args: Any, output: Any) -> None:
+        self._from_layers = output
 
     @property
     def nbytes(self) -> int:
@@ -54,15 +75,20 @@ class Settling:
 
     def of_reuse(self, index: int, call: Call, output: Any) -> Any:
         """Return the output to go on with of a call that reused in evaluation `index`."""
+        correction, is_of_layers = self._correction, output is self._from_layers
+        self._from_layers = None
         output = self._store.drawn(call, output)
-        correction = self._correction
         if correction is None or not can_draw(output, call):
+            return output
+        if not is_of_layers:  # what somebody has made of it since would count as its error
+            self._changed = True
+            correction.leave()
             return output
         return correction.of_reuse(index, tuple(call.keys), call.x, call.times, output)
 
     def of_full(self, index: int, call: Call, output: Any, statistics: Statistics) -> Any:
         """Return the output to go on with of a call that ran in full in evaluation `index`; count what it put right."""
-        correction = self._correction
+        correction, self._from_layers = self._correction, None
         if correction is None or not can_draw(output, call):
             return output
         layer = head(self._unet)
@@ -82,6 +108,7 @@ class Settling:
         if correction is not None:
             statistics.corrected += correction.corrected
             statistics.uncorrected += correction.dropped
+            statistics.listened |= self._changed
             correction.corrected = correction.dropped = 0
 
 

@@ -33,7 +33,7 @@ class Statistics:
     uncorrected: int = 0
     """U-Net calls that reused and of which none will, though later ones do so for others."""
     listened: bool = False
-    """Whether somebody had a hook on the layers after the blocks, which are then not called to find out."""
+    """Whether somebody had a hook on the layers after the blocks, or changed what they returned."""
     others: bool = False
     """Whether calls came that were not the host's own cut of its batch, after which all was computed in full."""
     error: str = ""

@@ -84,8 +84,12 @@ class Correction:
             return output
         past = self._past(index, keys)
         returned, error = self._paid(index, past, [0.0] * len(past), output)
-        self._note(keys, [*past, _Evaluation(index, error, _Reuse(x.clone(), copy_of(times), returned))])
+        self._note(keys, [*past, _Evaluation(index, error, _Reuse(x.clone(), copy_of(times), returned.clone()))])
         return returned
+
+    def leave(self) -> None:
+        """Note a reuse that never will be put right."""
+        self.dropped += 1
 
     def of_full(self, index: int, keys: tuple[Hashable, ...], output: Tensor, better: Better) -> Tensor:
         """Return the output to go on with of an evaluation in full; the reuses before it are put right by `better`."""

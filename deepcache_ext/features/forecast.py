@@ -203,6 +203,19 @@ class Response(LineAndResponse):
         return _moved_by(_feature(kept), kept["trusted response"], x.float() - kept["x"])
 
 
+def usual_predictor(stages: int, *, noisy: bool, predicts_noise: bool) -> Predictor:
+    """Return the predictor for runs with so many evaluations in a step, to which noise is added or not.
+
+    The line of a network that predicts the velocity, and not the noise, leads somewhere even where noise is added; see
+    docs/research.md.
+    """
+    if noisy and stages == 2:
+        return Held()
+    if noisy:
+        return (Response if predicts_noise else LineAndResponse)(ITERATIONS_WITH_NOISE)
+    return LineAndResponse() if stages == 2 else Line()
+
+
 def _feature(kept: Kept) -> Tensor:
     feature: Tensor = kept["feature"]
     return feature

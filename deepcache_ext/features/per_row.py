@@ -39,3 +39,11 @@ def copy_of(value: PerRow) -> PerRow:
 def of_pixels(of_rows: PerRow) -> PerRow:
     """Return what each row has in a shape that goes with its pixels."""
     return of_rows.view(-1, 1, 1, 1) if isinstance(of_rows, Tensor) else of_rows
+
+
+def of_each_row(timesteps: Tensor, x: Tensor) -> Tensor:
+    """Return the timesteps of a call with input `x` as shape (rows,) on its device."""
+    times = timesteps.detach()
+    if times.shape == x.shape[:1] and times.device == x.device:
+        return times
+    return times.to(x.device).reshape(-1).expand(len(x))

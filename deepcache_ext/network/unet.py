@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from torch import nn
 
+from deepcache_ext.network.own_hooks import is_own
 from deepcache_ext.sentence import brief
 
 LISTS = ("input_blocks", "middle_block", "output_blocks")
@@ -61,14 +62,20 @@ def deep_blocks(unet: nn.Module, depth: int) -> tuple[nn.Module, ...]:
 
 
 def head(unet: nn.Module) -> nn.Module | None:
-    """Return the layers of `unet` after its blocks, if nothing but they would be called; None if they have hooks."""
+    """Return the layers of `unet` after its blocks, if nothing but they would be called; None if they have hooks.
+
+    Those of ours count as none.
+    """
     layers = unet._modules.get("out")
     if not isinstance(layers, nn.Sequential):
         return None
-    is_plain = not any(
-        module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module) for module in layers.modules()
-    )
-    return layers if is_plain else None
+    return layers if not any(map(_is_changed, layers.modules())) else None
+
+
+def _is_changed(layer: nn.Module) -> bool:
+    """Tell whether a layer has hooks that are not ours, or a forward of its own."""
+    hooks = (*layer._forward_hooks.values(), *layer._forward_pre_hooks.values())
+    return "forward" in vars(layer) or not all(map(is_own, hooks))
 
 
 def max_depth(unet: nn.Module) -> int:

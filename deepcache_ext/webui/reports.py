@@ -100,7 +100,7 @@ def left_uncorrected(done: Statistics) -> str:
     if not done.uncorrected:
         return ""
     if done.listened:
-        why = "as another extension has a hook on the U-Net's output layer"
+        why = "as another extension changes the U-Net's output or has a hook on its output layer"
     else:
         why = "as prompts, unconds or the network changed before the next full evaluation"
     return f"{counted(done.uncorrected, 'call')} that reused had no correction, {why}"

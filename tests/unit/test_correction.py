@@ -12,7 +12,8 @@ from deepcache_ext.features.forecast import Line
 from deepcache_ext.features.rows import Batch
 from demo.k_diffusion_parts import sampling
 from demo.samplers import SAMPLERS, Sampler
-from demo.tiny_model import TinyModel
+from demo.tiny_model import UNCONDITIONAL, TinyModel
+from tests.unit.unets import state_of
 
 STEPS, GUIDANCE = 10, 4.0
 LIST = Settings(schedule="list", steps=(0, 2, 5, 7), depth=0)
@@ -292,6 +293,52 @@ def test_layers_after_the_blocks_that_somebody_listens_to_are_not_called_again(m
     _, passing = run_of(model, LIST, hooked=model.unet.out[1], levels=model.levels)
     assert (passing.statistics.corrected, passing.statistics.uncorrected) == (0, 4)
     assert passing.statistics.listened
+
+
+def test_an_output_that_somebody_changes_on_its_way_is_not_put_right(model):
+    """As a ControlNet does that goes on after the U-Net's last layers; all of it would count as an error."""
+    before = state_of(model.unet)
+    handle = model.unet.register_forward_hook(lambda _unet, _args, output: output * 0.9)
+    try:
+        one, passing = run_of(model, LIST, levels=model.levels)
+        other, _ = run_of(model, OFF, levels=model.levels)
+    finally:
+        handle.remove()
+    assert state_of(model.unet) == before
+    assert torch.equal(one, other)
+    assert (passing.statistics.corrected, passing.statistics.uncorrected) == (0, 4)
+    assert passing.statistics.listened
+
+
+def test_an_output_may_be_written_into_by_whoever_gets_it(model):
+    def made(change):
+        with SamplingPass(model.unet, LIST, STEPS, sampler=run.kind, run=run, levels=model.levels) as passing:
+            handle = model.unet.register_forward_hook(lambda _unet, _args, output: change(output))
+            try:
+                return sampler.sample(model, model.prompts(1), STEPS, wrap=passing.wrap)
+            finally:
+                handle.remove()
+
+    sampler = SAMPLERS["DPM++ 2M"]
+    run = sampler.ask(model, STEPS)
+    assert torch.equal(made(lambda output: output.mul_(0.9)), made(lambda output: output * 0.9))
+
+
+@pytest.mark.parametrize(("without", "corrected", "left"), [((), 6, 0), ((3,), 2, 3), ((2, 4), 0, 4)], ids=str)
+def test_where_unconds_come_or_go_nothing_is_owed_any_more(model, without, corrected, left):
+    """Each in a call of its own, whose rows are the same; an output without unconds counts otherwise."""
+    run = SAMPLERS["DPM++ 2M"].ask(model, STEPS)
+    settings = Settings(schedule="list", steps=(0, 1, 5), depth=0)
+    contexts = {"cond": model.context(model.prompts(1)), "uncond": model.context([UNCONDITIONAL])}
+    times = model.timesteps(torch.tensor(run.levels))
+    with SamplingPass(model.unet, settings, STEPS, sampler=run.kind, run=run, levels=model.levels) as passing:
+        for number in range(6):
+            kinds = ("cond",) if number in without else ("cond", "uncond")
+            passing.start_evaluation(keys=[(kind, 0) for kind in kinds])
+            for kind in kinds:
+                with torch.no_grad():
+                    model.unet(model.noise(1, seed=number), times[number, None], context=contexts[kind])
+    assert (passing.statistics.corrected, passing.statistics.uncorrected) == (corrected, left)
 
 
 def test_what_was_put_right_before_another_checkpoint_still_counts(model):
