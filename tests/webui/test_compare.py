@@ -122,6 +122,29 @@ def test_what_is_done_is_kept(host, what, note):
     assert len(result.images) == 1 + 3
 
 
+@pytest.mark.parametrize("swapped", [None, "base", "refiner"])
+def test_a_refiner_that_every_job_loads_is_no_change_of_checkpoint(host, monkeypatch, swapped):
+    """As hosts do it that keep one checkpoint: each job loads the base anew, and the refiner anew in mid-run."""
+    make = processing.process_images
+
+    def process(p):
+        names = {"base": "base", "refiner": "refiner"}
+        if swapped and len(host.made) == 3:
+            names[swapped] = "another"
+        load_checkpoint(names["base"])
+        p.sd_model_name = names["base"]
+        host.during = lambda _number: load_checkpoint(names["refiner"])
+        return make(p)
+
+    monkeypatch.setattr(processing, "process_images", process)
+    host.comparer.run(Tab(), [["Balanced", "Fast"]])
+    labels = [row.label for row in host.comparer.last.rows()]
+    if swapped is None:
+        assert (labels[:3], host.comparer.last.note) == (["Balanced", "6 steps", "Fast"], "")
+    else:
+        assert (labels, "the checkpoint was changed" in host.comparer.last.note) == (["Balanced", "6 steps"], True)
+
+
 def test_without_a_full_picture_there_is_no_comparison(host):
     host.during = fail
     with pytest.raises(RuntimeError, match="out of memory"):

@@ -129,7 +129,7 @@ class Comparer:
             if not full.pictures:
                 raise _Ended(full.reason or "interrupted before the full picture was finished")
             _compare(full, full)
-            self._make_choices(p, wish, comparison)
+            self._make_choices(p, wish, comparison, _checkpoints(job))
         except _Ended as ended:
             comparison.tell(str(ended))
         result = _result(job, comparison, wish)
@@ -140,14 +140,14 @@ class Comparer:
             print(f"DeepCache comparison: {sentence}")
         return result
 
-    def _make_choices(self, p: Any, wish: Wish, comparison: Comparison) -> None:
-        full, loaded = comparison.full, host.loaded()
+    def _make_choices(self, p: Any, wish: Wish, comparison: Comparison, checkpoints: Any) -> None:
+        full = comparison.full
         with_steps = {(full.steps, full.hires_steps): full}
         for label in wish.choices:
             preset = CHOICES[label]
             settings = {"enabled": True} | ({} if preset is None else {"preset": preset})
             row = Row(label, full.steps, full.hires_steps, dict(settings))
-            passes = self._make_compared(p, row, full, loaded)
+            passes = self._make_compared(p, row, full, checkpoints)
             choice = Choice(row)
             comparison.choices.append(choice)
             if wish.fewer_steps:
@@ -159,7 +159,7 @@ class Comparer:
                         with_steps.get(steps, full), label=_steps(*steps), steps=steps[0], hires_steps=steps[1]
                     )
                     if steps not in with_steps:
-                        self._make_compared(p, fewer, full, loaded)
+                        self._make_compared(p, fewer, full, checkpoints)
                         with_steps[steps] = fewer
                     choice.fewer = fewer
             if not any(done.statistics.corrected for done in passes):
@@ -168,18 +168,18 @@ class Comparer:
             if label == wish.with_and_without:
                 shared.state.job_count += _runs(p)
                 without = Row(f"{label}, {UNCORRECTED}", row.steps, row.hires_steps, settings | {"correction": "off"})
-                self._make_compared(p, without, full, loaded)
+                self._make_compared(p, without, full, checkpoints)
                 comparison.choices.append(Choice(without))
 
-    def _make_compared(self, p: Any, row: Row, full: Row, loaded: Any) -> list[PassReport]:
-        """Make a row's pictures and compare them with the full ones, which `loaded` made; return the passes' reports.
+    def _make_compared(self, p: Any, row: Row, full: Row, checkpoints: Any) -> list[PassReport]:
+        """Make a row's pictures and compare them with the full ones, which `checkpoints` made; return the reports.
 
         Raises _Ended if there are none, or none to be compared.
         """
-        _, passes = self._make(p, row)
+        job, passes = self._make(p, row)
         if not row.pictures:
             raise _Ended(f"ended before {row.label} was finished" + (f": {row.reason}" if row.reason else ""))
-        if host.loaded() != loaded:
+        if _checkpoints(job) != checkpoints:
             raise _Ended("the checkpoint was changed in mid-run; what was made after that is left out")
         _compare(row, full)
         return passes
@@ -235,6 +235,14 @@ def _made_with() -> dict[str, str]:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
     host_version = str(processing.program_version())
     return {"host": host_version, "device": device, "torch": torch.__version__, "version": __version__}
+
+
+def _checkpoints(job: Any) -> tuple[str, Any]:
+    """Return what tells the checkpoints that a job has begun and ended with, which a refiner makes two.
+
+    Their modules don't: a host that changes checkpoints within a job loads each of them anew.
+    """
+    return str(job.sd_model_name), host.loaded().weights
 
 
 def _runs(p: Any) -> int:
