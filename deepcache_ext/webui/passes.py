@@ -87,12 +87,14 @@ class Controller:
         self._running: RunningPass | None = None
 
     def install(self) -> None:
-        """Take hold of the host's samplers."""
+        """Take hold of the host's samplers and jobs."""
         host.wrap_sampling(self._sample)
+        host.tell_ends_of_jobs(self._abandon)
 
     def remove(self) -> None:
-        """Let go of the host's samplers, and of a pass that should be running."""
+        """Let go of the host's samplers and jobs, and of a pass that should be running."""
         host.unwrap_sampling()
+        host.tell_no_ends_of_jobs()
         self._jobs = []
         if self._running is not None:
             self._running.release()
@@ -230,7 +232,7 @@ class Controller:
         return report
 
     def _abandon(self, p: Any) -> None:
-        """Drop the job of `p`, whose sampling raised: the host will not tell its end."""
+        """Drop the job of `p` if it has not ended: one that raised, after which the host calls no script."""
         job = self._job_of(p)
         if job is not None:
             del self._jobs[self._jobs.index(job) :]
@@ -239,7 +241,7 @@ class Controller:
         return next((job for job in self._jobs if job.p() is p), None)
 
     def _drop_ended(self) -> None:
-        """Drop the jobs that ended in an exception, after which the host calls no script."""
+        """Drop the jobs that nobody told the end of, and that are gone or another one's of the user."""
         identity = host.job_id()
         self._jobs = [job for job in self._jobs if job.identity == identity and job.p() is not None]
 

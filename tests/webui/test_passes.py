@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from modules import patches, script_callbacks, sd_models, sd_samplers, sd_samplers_common, sd_unet, shared
+from modules import patches, processing, script_callbacks, sd_models, sd_samplers, sd_samplers_common, sd_unet, shared
 
 from deepcache_ext.webui.hosts import host
 from deepcache_ext.webui.reports import NOT_USED
@@ -272,16 +272,18 @@ def test_a_unet_replaced_by_an_engine_is_left_alone_with_a_reason(controller, mo
     assert 'the U-Net is replaced by the engine "NoUNet"' in comment
 
 
-def test_the_hosts_sampler_is_wrapped_once_and_given_back():
-    original = sd_samplers_common.Sampler.launch_sampling
+def test_the_hosts_sampler_and_jobs_are_wrapped_once_and_given_back():
+    original, original_job = sd_samplers_common.Sampler.launch_sampling, processing.process_images_inner
     load_checkpoint()
     for _ in range(3):
         script = load_script()
     (unload,) = script_callbacks.callbacks["script_unloaded"]
-    assert len(patches.originals) == 1
+    assert len(patches.originals) == 2
     unload()
     assert sd_samplers_common.Sampler.launch_sampling is original
+    assert processing.process_images_inner is original_job
     host.unwrap_sampling()
+    host.tell_no_ends_of_jobs()
     assert script.controller is not None
 
 

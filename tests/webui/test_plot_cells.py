@@ -1,9 +1,10 @@
 """The cells of an X/Y/Z plot: what they are asked, and what is left of it for other jobs."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
-from modules import shared
+from modules import processing, shared
 
 from deepcache_ext.webui.plot_cells import override
 from deepcache_ext.webui.reports import NOT_USED
@@ -50,6 +51,61 @@ def test_a_cell_that_fails_leaves_the_next_one_alone(controller):
     assert origins(sample(following)) == [0, 0, 0, 3, 3, 3]
     controller.end_job(following)
     assert full_and_reused(controller) == [("txt2img", 2, 4)]
+
+
+@pytest.fixture
+def jobs(monkeypatch):
+    """Have the host make a job by what its processing object has as `make`."""
+    monkeypatch.setattr(processing, "process_images_inner", lambda p: p.make(p))
+
+
+def _cell(make, **more):
+    p = Processing(**more)
+    p.sampler = SimpleNamespace(p=p)  # as in the host, where nothing but the garbage collector frees it
+    p.make = make
+    return p
+
+
+@pytest.mark.parametrize("inner", [True, False])
+def test_a_cell_that_fails_after_sampling_leaves_the_next_ones_alone(jobs, controller, inner):  # noqa: ARG001
+    settings = [{"enabled": True, "preset": "Fast", "steps": "0-9", "inner": inner}]
+
+    def make(p):
+        controller.begin_job(p, settings)
+        sample(p, steps=20)
+        if p is cells[0]:
+            raise RuntimeError("the VAE is out of memory")
+        controller.end_job(p)
+        return [(done.name, done.plan) for done in controller.last_report.passes]
+
+    shared.state.begin()
+    cells = [_cell(make) for _ in range(3)]
+    with pytest.raises(RuntimeError, match="VAE"):
+        processing.process_images(cells[0])
+    assert [processing.process_images(cell) for cell in cells[1:]] == [[("txt2img", "0-9")]] * 2
+
+
+@pytest.mark.parametrize("copied", [True, False])
+def test_an_inner_job_that_fails_after_sampling_leaves_the_outer_ones_next_batch(jobs, controller, copied):  # noqa: ARG001
+    def make_inner(p):
+        controller.begin_job(p, [ON])
+        sample(p)
+        raise RuntimeError("the VAE is out of memory")
+
+    def make(p):
+        controller.begin_job(p, [ON])
+        for p.iteration in range(2):
+            sample(p)
+            inner = copy.copy(p) if copied else _cell(None, img2img=True)
+            inner.make = make_inner
+            with pytest.raises(RuntimeError, match="VAE"):
+                processing.process_images(inner)
+        controller.end_job(p)
+
+    shared.state.begin()
+    processing.process_images(_cell(make))
+    name = "inner txt2img" if copied else "inner img2img"
+    assert full_and_reused(controller) == [("txt2img", 2, 4), (name, 2, 4)] * 2
 
 
 def test_an_axis_switches_its_cell_on_unless_it_is_the_one_that_switches(controller):

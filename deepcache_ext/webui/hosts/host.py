@@ -112,3 +112,9 @@ class Host(Protocol):
 
     def unwrap_sampling(self) -> None:
         """Take back what `wrap_sampling` did, if it did."""
+
+    def tell_ends_of_jobs(self, ended: Callable[[Any], None]) -> None:
+        """Have `ended(p)` called when the job of a processing object `p` is over, also by an exception."""
+
+    def tell_no_ends_of_jobs(self) -> None:
+        """Take back what `tell_ends_of_jobs` did, if it did."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from modules import patches, paths_internal, sd_models, sd_samplers_common, sd_unet, shared
+from modules import patches, paths_internal, processing, sd_models, sd_samplers_common, sd_unet, shared
 
 from deepcache_ext.sentence import brief
 from deepcache_ext.webui.family import Family
 
 _PATCH = ("deepcache", sd_samplers_common.Sampler, "launch_sampling")
+_PATCH_OF_JOBS = ("deepcache", processing, "process_images_inner")
 
 _PACKAGES = frozenset({"modules", "modules_forge", "backend", "ldm_patched"})
 """Where the code of a host of the family is; its extensions have names of their own."""
@@ -56,6 +58,23 @@ class WebUI:
     def unwrap_sampling(self) -> None:
         if patches.original(*_PATCH) is not None:
             patches.undo(*_PATCH)
+
+    def tell_ends_of_jobs(self, ended: Callable[[Any], None]) -> None:
+        self.tell_no_ends_of_jobs()
+        original = getattr(_PATCH_OF_JOBS[1], _PATCH_OF_JOBS[2])
+
+        @wraps(original)
+        def process_images_inner(p: Any, *args: Any, **kwargs: Any) -> Any:
+            try:
+                return original(p, *args, **kwargs)
+            finally:
+                ended(p)
+
+        patches.patch(*_PATCH_OF_JOBS, process_images_inner)
+
+    def tell_no_ends_of_jobs(self) -> None:
+        if patches.original(*_PATCH_OF_JOBS) is not None:
+            patches.undo(*_PATCH_OF_JOBS)
 
 
 def model_in_force() -> Any:
