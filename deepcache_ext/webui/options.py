@@ -179,10 +179,10 @@ def given(arguments: Sequence[Any], enabled: Any = None) -> dict[str, Any]:
 
     `arguments` are values in the panel's order, of which those that the preset or the defaults give anyway don't
     count as given, or one object with names. Either may be partial, for the host fills in the defaults of what is
-    missing. What is given goes over the preset. Raises ValueError for an unknown name, for a value that its control
-    does not accept, for more values than there are controls, for values after an object, and for a value that is named
-    and can have no effect; a job that is not enabled is not read any further. `enabled` counts in the place of the
-    caller's, if it is not None.
+    missing, and its API what the request's infotext says: an object goes over that. What is given goes over the preset.
+    Raises ValueError for an unknown name, for a value that its control does not accept, for more values than there are
+    controls, for the caller's values after an object, and for a value that is named and can have no effect; a job that
+    is not enabled is not read any further. `enabled` counts in the place of the caller's, if it is not None.
     """
     first = arguments[0] if arguments else None
     named = isinstance(first, Mapping)
@@ -197,8 +197,12 @@ def given(arguments: Sequence[Any], enabled: Any = None) -> dict[str, Any]:
         raise ValueError(f"at most {len(CONTROLS)} values are taken; got {len(arguments)}")
     values = {name: CONTROLS[name].read(value) for name, value in raw.items()}
     if named:
-        _check_alone(arguments[1:])
-        return _with_effect(values, {}, lenient=True)
+        return _laid_over(values, _of_infotext(arguments[1:]), lenient=True)
+    return _by_place(values)
+
+
+def _by_place(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of the values in the panel's order that count as given, with the schedule that they need."""
     preset = values.get("preset", CUSTOM)
     usual = _schedule({"preset": preset})
     counts = _counting(values, PRESETS.get(preset, {}).values())
@@ -213,11 +217,24 @@ def _counting(values: Mapping[str, Any], presets: Collection[Mapping[str, Any]])
     return {n: v for n, v in values.items() if n in {"enabled", "preset"} or v not in by_themselves[n]}
 
 
-def _check_alone(others: Sequence[Any]) -> None:
-    """Raise ValueError for a value after an object, unless it is the default that the host fills in."""
-    for value, control in zip(others, list(CONTROLS.values())[1:], strict=False):
-        if value != written(control.default):
-            raise ValueError(f"an object of settings comes alone; got {shown(value)} after it")
+def _of_infotext(others: Sequence[Any]) -> dict[str, Any]:
+    """Return what the values after an object give: nothing if they are the defaults, else what infotext says.
+
+    Raises ValueError if they are a caller's: fewer than the host fills in, one that its control does not accept, or a
+    preset without its schedule, which infotext names.
+    """
+    defaults = {name: written(control.default) for name, control in CONTROLS.items() if name != "enabled"}
+    sent = [value for value, usual in zip(others, defaults.values(), strict=False) if value != usual]
+    if not sent:
+        return {}
+    told = f"an object of settings comes alone; got {shown(sent[0])} after it"
+    try:
+        values = {name: CONTROLS[name].read(value) for name, value in zip(defaults, others, strict=True)}
+    except ValueError:
+        raise ValueError(told) from None
+    if values["preset"] != CUSTOM and values["schedule"] == defaults["schedule"]:
+        raise ValueError(told)
+    return _by_place(values)
 
 
 def overridden(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -226,10 +243,15 @@ def overridden(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[
     Raises ValueError for a value that its control does not accept, and for one that can have no effect.
     """
     read = {name: CONTROLS[name].read(value) for name, value in overrides.items()}
-    parts = PRESETS.get(read.get("preset", CUSTOM), {})
+    return _laid_over(read, values, lenient=False)
+
+
+def _laid_over(named: Mapping[str, Any], values: Mapping[str, Any], *, lenient: bool) -> dict[str, Any]:
+    """Return `_with_effect` of the values that somebody named beside others, without those that a new preset sets."""
+    parts = PRESETS.get(named.get("preset", CUSTOM), {})
     replaced = {name for part in parts.values() for name in part}
     kept = {name: value for name, value in values.items() if name not in replaced}
-    return _with_effect(read, kept, lenient=False)
+    return _with_effect(named, kept, lenient=lenient)
 
 
 def _meant(name: Any) -> str:

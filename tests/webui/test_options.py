@@ -303,6 +303,37 @@ def test_values_after_an_object_are_refused(after):
         given([{"enabled": True}, *after])
 
 
+def test_values_of_a_caller_that_the_host_fills_up_are_refused_after_an_object():
+    filled = [written(control.default) for control in CONTROLS.values()]
+    for sent in ([True, "Fast"], ["Fast"], ["Fast", "uniform", 3]):
+        with pytest.raises(ValueError, match=f"comes alone; got {sent[0]!r} after it"):
+            given([{"enabled": True}, *sent, *filled[1 + len(sent) :]])
+
+
+@pytest.mark.parametrize("family", ["SD1", "SD2", "SDXL"])
+@pytest.mark.parametrize(
+    ("picture", "named", "expected"),
+    [
+        *((preset, {}, {"preset": preset}) for preset in PRESETS),
+        ("Balanced", {"preset": "Fast"}, {"preset": "Fast"}),
+        ("Fast", {"interval": 4}, {"interval": 4}),
+        ({"interval": 5, "start": 0.2}, {"preset": "Quality"}, {"preset": "Quality", "start": 0.2}),
+        ({"interval": 5}, {"start": 0.2}, {"interval": 5, "start": 0.2}),
+        ({"preset": "Fast", "steps": "0-9"}, {"end": 0.8}, {"preset": "Fast", "steps": "0-9", "end": 0.8}),
+        ({"preset": "Fast", "hires": "off"}, {"inner": False}, {"preset": "Fast", "hires": "off", "inner": False}),
+    ],
+    ids=str,
+)
+def test_an_object_goes_over_the_infotext_that_the_hosts_api_reads_into_the_other_places(
+    family, picture, named, expected
+):
+    picture = {"preset": picture} if isinstance(picture, str) else picture
+    text = {key: str(v) for key, v in options({"enabled": True} | picture, family=family).infotext().items()}
+    read = [reader(text) for _, reader in infotext.fields(list(CONTROLS))]
+    found = options({"enabled": True} | named, *read[1:], family=family)
+    assert found.infotext() == options({"enabled": True} | expected, family=family).infotext()
+
+
 def test_the_defaults_that_the_host_puts_after_an_object_are_none():
     filled = [written(control.default) for control in CONTROLS.values()]
     assert given([{"enabled": True, "interval": 4}, *filled[1:]])["interval"] == 4
