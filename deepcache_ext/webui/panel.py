@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import gradio as gr
+from gradio.context import Context
 from modules.ui_components import InputAccordion
 
 from deepcache_ext.network.unet import check_for_unet
@@ -59,6 +60,8 @@ _ADVANCED = [name for name in CONTROLS if name not in {"enabled", "preset", *_CU
 """The controls that go with every preset, and that few people need."""
 _DEPENDENT = [name for name in CONTROLS if name in SCHEDULES or name.startswith("hires_")]
 """The controls that matter with some schedules, or with a hires pass, only."""
+_SETTLING = list(dict.fromkeys([*_SETS, *_DEPENDENT]))
+"""The controls that others change."""
 
 
 class Panel:
@@ -76,13 +79,20 @@ class Panel:
         return list(self.components.values())
 
     def follow(self, components: Mapping[str, Any], finished: Any) -> None:
-        """Redraw the plan with the host's `components`, and tell what happened when `finished` changes."""
+        """Redraw the plan with the host's `components`, and tell what happened when `finished` changes.
+
+        When the page is loaded, everything is as the values want that the user has saved as the host's defaults.
+        """
         names = list(components)
         inputs = [*self.inputs, *components.values()]
 
         def redraw(*values: Any) -> str:
             count = len(self.components)
             return self._plan(values[:count], dict(zip(names, values[count:], strict=True)))
+
+        def settle(*values: Any) -> list[Any]:
+            settled, updates = _settled(dict(zip(self.components, values, strict=False)))
+            return [*updates, redraw(*settled.values(), *values[len(settled) :])]
 
         for component in inputs:
             component.change(redraw, inputs, self._plan_html, show_progress=False, queue=False)
@@ -94,6 +104,8 @@ class Panel:
         enabled = self.components["enabled"]
         finished.change(self._report, [enabled], self._report_html, show_progress=False, queue=False)
         finished.change(redraw, inputs, self._plan_html, show_progress=False, queue=False)
+        settling = [*(self.components[name] for name in _SETTLING), self._custom, self._advanced, self._plan_html]
+        Context.root_block.load(settle, inputs, settling, show_progress=False, queue=False)
 
     def _build(self) -> dict[str, Any]:
         made: dict[str, Any] = {}
@@ -111,6 +123,7 @@ class Panel:
                 made |= {name: self._component(name) for name in _CUSTOM}
             with gr.Accordion("Advanced", open=False, elem_id=self._elem_id("advanced")) as advanced:
                 made |= {name: self._component(name) for name in _ADVANCED}
+        self._custom, self._advanced = custom, advanced
         self._connect(made, custom, advanced)
         return {name: made[name] for name in CONTROLS}
 
@@ -275,3 +288,22 @@ def _opened_by(*values: Any) -> Any:
 
 def _visibility(schedule: str, hires: str) -> list[Any]:
     return [gr.update(visible=has_effect(name, schedule, hires)) for name in _DEPENDENT]
+
+
+def _settled(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[Any]]:
+    """Return what becomes of values, by control, that nobody has changed in the page, and the updates that make it so.
+
+    These are what the changes would bring about: of the controls in `_SETTLING`, and of what holds the custom and the
+    advanced ones.
+    """
+    updates: dict[str, dict[str, Any]] = {name: gr.update() for name in _SETTLING}
+    settled = dict(values)
+    if values["enabled"]:
+        for name, update in zip(_SETS, _values_when_enabled(*(values[n] for n in ("preset", *_SETS))), strict=True):
+            updates[name] |= update
+            settled[name] = update["value"]
+    for name, update in zip(_DEPENDENT, _visibility(settled["schedule"], settled["hires"]), strict=True):
+        updates[name] |= update
+    custom = _shows_custom(settled["preset"], settled["schedule"])
+    advanced = _opened_by(*(settled[name] for name in _ADVANCED))
+    return settled, [*updates.values(), custom, advanced]

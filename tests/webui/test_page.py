@@ -256,6 +256,57 @@ def test_where_onnx_runtime_makes_the_pictures_the_plan_says_so(page, monkeypatc
     wait_for_plan(page, "DeepCache will not be used: ONNX Runtime makes the pictures.")
 
 
+@pytest.fixture
+def saved(browser):
+    """Open the page of a host in whose ui-config.json the user has saved values, and return it."""
+    built = []
+
+    def opened(**values):
+        load_checkpoint()
+        built.append(build(load_script()))
+        page, scripts = built[0]
+        made = scripts["txt2img"].panel.components
+        for name, value in values.items():
+            made[name].value = value
+        made["enabled"].accordion.open = made["enabled"].value
+        browser.goto(page.launch(prevent_thread_lock=True, quiet=True, show_api=False)[1])
+        browser.wait_for_selector(ident("enabled-checkbox") + " input")
+        return browser
+
+    yield opened
+    built[0][0].close()
+    load_checkpoint()
+
+
+def test_what_the_user_has_saved_as_defaults_is_shown_and_drawn(saved):
+    page = saved(enabled=True, preset="Custom", schedule="uniform", interval=4, hires="own")
+    wait_for_plan(page, "5 of 20 evaluations in full")
+    page.wait_for_selector(ident("interval"))
+    page.wait_for_selector(ident("hires_interval"))
+    assert set(shown(page)) & {"schedule", "speed_up", "depth", "interval"} == {"schedule", "depth", "interval"}
+
+
+def test_an_interval_that_is_saved_beside_a_preset_has_no_effect(saved):
+    page = saved(enabled=True, interval=5)
+    wait_for_plan(page, "10 of 20 evaluations in full, the U-Net about 2.0x as fast")
+    arguments = dict(zip(CONTROLS, sent(page), strict=True))
+    assert {name: arguments[name] for name in ("preset", "schedule", "interval")} == {
+        "preset": "Balanced",
+        "schedule": "auto",
+        "interval": 5,
+    }
+    page.wait_for_selector(ident("report") + " .deepcache-report")
+    assert "10 full, 10 reused" in page.inner_text(ident("report"))
+    assert shown(page) == ["preset"]
+
+
+def test_defaults_that_are_saved_without_a_tick_are_left_as_they_are(saved):
+    page = saved(preset="Fast", interval=5)
+    page.wait_for_load_state("networkidle")
+    assert sent(page) == list((dict(zip(CONTROLS, DEFAULTS, strict=True)) | {"preset": "Fast", "interval": 5}).values())
+    assert page.inner_text(ident("plan")).strip() == ""
+
+
 def test_building_the_panel_takes_less_than_fifty_milliseconds(site):
     script = site[1]["txt2img"]
     seconds = []
