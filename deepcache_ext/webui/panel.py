@@ -51,6 +51,8 @@ HOST_COMPONENTS = {
 FINISHED = ("generation_info_txt2img", "generation_info_img2img")
 """The host's components that change when a generation has finished; the last that a tab makes."""
 
+_NUMBERS = ("steps", "hires_steps", "denoising")
+"""Those of them that are a number; None while the user has emptied the field."""
 _SAME_SAMPLER, _SAME_SCHEDULER = "Use same sampler", "Use same scheduler"
 _SETS = ("schedule", "speed_up", "depth")
 """The controls that a preset sets."""
@@ -152,7 +154,7 @@ class Panel:
         return _component(control, elem_id=self._elem_id(name), visible=visible)
 
     def _plan(self, values: Sequence[Any], tab: Mapping[str, Any]) -> str:
-        if not values[0]:
+        if not values[0] or any(tab.get(name, 0) is None for name in _NUMBERS):
             return ""
         if other := host.makes_without_samplers():
             return f"<p>DeepCache will not be used: {other} makes the pictures.</p>"

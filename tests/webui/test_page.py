@@ -177,6 +177,19 @@ def test_an_own_list_is_drawn_and_a_bad_one_explained(page):
     wait_for_plan(page, "DeepCache will not be used: steps must be a list of evaluations from 0 to 9999")
 
 
+@pytest.mark.parametrize("field", ["#txt2img_steps", "#txt2img_denoising_strength", "#txt2img_hires_steps"])
+def test_while_a_field_of_the_hosts_is_empty_there_is_no_plan(page, field):
+    enable(page)
+    page.check("#txt2img_hr-checkbox input")
+    wait_for_plan(page, "hires: 10 of 20 evaluations in full")
+    number = page.locator(field + " input[type=number]")
+    value = number.input_value()
+    number.fill("")
+    page.wait_for_function(f"document.querySelector('{ident('plan')}').innerText.trim() == ''")
+    number.fill(value)
+    wait_for_plan(page, "hires: 10 of 20 evaluations in full")
+
+
 def test_the_plan_follows_the_hosts_sampler_steps_and_hires(page):
     enable(page)
     page.fill("#txt2img_steps input[type=number]", "8")
