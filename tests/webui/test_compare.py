@@ -4,6 +4,7 @@ import pytest
 from modules import processing, shared
 
 from deepcache_ext.webui.comparing.compare import Comparer, Wish
+from deepcache_ext.webui.comparing.compare_panel import table
 from tests.webui.support import PictureHost, Processing, job, load_checkpoint
 
 
@@ -55,6 +56,15 @@ def test_each_choice_and_as_many_steps_are_made(host):
     assert [p.steps for p in host.made] == [12, 12, 6, 12]
     assert len(result.images) == 1 + 4
     assert comparison.advice.startswith("With these settings fewer steps are closer than Balanced (6 steps: ")
+
+
+def test_the_table_tells_why_nothing_of_a_choice_was_cached(host):
+    p = Tab()
+    p.steps = 8
+    host.comparer.run(p, [["Balanced"], False])
+    (row,) = host.comparer.last.rows()
+    assert row.reason.startswith("with 8 steps from noise to picture there is little to gain")
+    assert f"<td>Balanced ({row.reason})</td>" in table(host.comparer.last, str)
 
 
 @pytest.fixture

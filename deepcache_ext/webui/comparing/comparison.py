@@ -156,7 +156,8 @@ def cells(row: Row) -> tuple[str, ...]:
         return (row.label, steps, "", "", "", "", row.reason)
     close = (decibels(row.psnr), similarity(row.ssim)) if row.psnr else ("", "")
     unet = f"{row.unet_seconds:.1f} s" if row.unet_seconds else ""
-    return (row.label, steps, unet, f"{row.seconds:.1f} s", row.faster.strip(), *close)
+    label = f"{row.label} ({row.reason})" if row.reason else row.label
+    return (label, steps, unet, f"{row.seconds:.1f} s", row.faster.strip(), *close)
 
 
 def _mean_and_worst(values: Sequence[float], text: Callable[[float], str]) -> str:
