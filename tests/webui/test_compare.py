@@ -67,6 +67,21 @@ def test_the_table_tells_why_nothing_of_a_choice_was_cached(host):
     assert f"<td>Balanced ({row.reason})</td>" in table(host.comparer.last, str)
 
 
+def test_the_warm_up_has_the_same_sampler_in_the_hires_pass(host, monkeypatch):
+    """UniPC, say, makes no run of two steps."""
+    make, samplers = processing.process_images, []
+
+    def process(p):
+        samplers.append((p.steps, p.sampler_name, p.hr_sampler_name))
+        return make(p)
+
+    p = Tab()
+    p.enable_hr, p.hr_second_pass_steps, p.hr_sampler_name = True, 12, "UniPC"
+    monkeypatch.setattr(processing, "process_images", process)
+    host.comparer.run(p, [["Fast"], False])
+    assert samplers == [(2, "Euler", None), (12, "Euler", "UniPC"), (12, "Euler", "UniPC")]
+
+
 @pytest.fixture
 def corrected(host, controller, monkeypatch):
     """Have the host's reports say that a call was put right, unless a job asks for no correction."""

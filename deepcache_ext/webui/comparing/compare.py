@@ -224,7 +224,7 @@ class Comparer:
         job = copied(p)
         job.n_iter, job.steps, job.do_not_save_samples = 1, min(p.steps, _WARM_UP_STEPS), True
         if getattr(p, "enable_hr", False):
-            job.hr_second_pass_steps = job.steps
+            job.hr_second_pass_steps, job.hr_sampler_name = job.steps, None  # which may need more steps
         job.sampler_name = "Euler"
         override(job, {"enabled": False})
         shared.state.job = "warming up"
