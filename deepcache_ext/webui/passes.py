@@ -83,6 +83,8 @@ class Controller:
         self.last_report: JobReport | None = None
         self.plans = plans
         """Those found for checkpoints, which take the place of the presets' own."""
+        self.was_interrupted = False
+        """Whether the user has interrupted or skipped a run of a sampler since somebody has set it to false."""
         self._jobs: list[_Job] = []
         self._running: RunningPass | None = None
 
@@ -163,6 +165,7 @@ class Controller:
             return made
         finally:
             self._running = outer
+            self.was_interrupted |= host.interrupted()  # the host forgets a skip at the next batch
             try:
                 if running is not None:
                     _wait_for(made)

@@ -5,7 +5,7 @@ from modules import processing, shared
 
 from deepcache_ext.webui.comparing.compare import Comparer, Wish
 from deepcache_ext.webui.comparing.compare_panel import table
-from tests.webui.support import PictureHost, Processing, job, load_checkpoint
+from tests.webui.support import PictureHost, Processing, job, load_checkpoint, sample
 
 
 class Tab(Processing):
@@ -116,6 +116,33 @@ def test_one_choice_is_made_without_its_correction_too(corrected, choices, label
     number = next(number for number, label in enumerate(labels) if label.endswith("correction off"))
     assert rows[number].settings == rows[number - 1].settings | {"correction": "off"}
     assert rows[number - 1].settings["correction"] == "on"
+
+
+def test_a_skip_of_the_first_of_two_pictures_is_noticed(host, monkeypatch):
+    class Two(Tab):
+        n_iter = 2
+        all_seeds = all_subseeds = (5, 6)
+        all_prompts = all_negative_prompts = ("a", "a")
+
+    make = processing.process_images
+
+    def process(p):
+        """Make both pictures; as the host does, the second begins with no skip."""
+        made = make(p)
+        shared.state.skipped = False
+        if p.n_iter == 2:
+            sample(p, name=p.sampler_name, steps=p.steps)
+            made.images, made.infotexts = made.images * 2, made.infotexts * 2
+        return made
+
+    def skip(number):
+        shared.state.skipped = number == 3
+
+    monkeypatch.setattr(processing, "process_images", process)
+    host.during = skip
+    host.comparer.run(Two(), [["Balanced", "Fast"]])
+    assert host.comparer.last.note == "ended before Fast was finished"
+    assert [row.label for row in host.comparer.last.rows()] == ["Balanced", "6 steps"]
 
 
 def interrupt(_number):

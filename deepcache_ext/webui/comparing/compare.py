@@ -198,6 +198,7 @@ class Comparer:
         shared.state.job = f"{row.label}, {shared.state.job_no // each + 1} out of {shared.state.job_count // each}"
         before, began = self._controller.last_report, time.perf_counter()
         row.pictures, row.infotexts = [], []
+        self._controller.was_interrupted = False
         self.stopwatch.start()
         try:
             processed = processing.process_images(job)
@@ -210,7 +211,7 @@ class Comparer:
         finally:
             row.unet_seconds = self.stopwatch.stop()
         row.seconds = time.perf_counter() - began
-        row.pictures = pictures_of(processed, job)
+        row.pictures = [] if self._controller.was_interrupted else pictures_of(processed, job)
         row.infotexts = list(processed.infotexts)[: len(row.pictures)]
         report = self._controller.last_report
         if report is None or report is before or not row.settings["enabled"]:
