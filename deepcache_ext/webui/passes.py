@@ -168,8 +168,10 @@ class Controller:
             self.was_interrupted |= host.interrupted()  # the host forgets a skip at the next batch
             try:
                 if running is not None:
-                    _wait_for(made)
-                    running.end(time.perf_counter() - start)
+                    try:
+                        _wait_for(made)
+                    finally:
+                        running.end(time.perf_counter() - start)
                 if report is not None:
                     print(f"DeepCache {report}")
             except Exception:  # ours, whatever it is: the picture is made already

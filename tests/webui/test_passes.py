@@ -109,6 +109,21 @@ def test_a_pass_ends_with_the_exception_that_ends_the_sampling(controller, error
     assert full_and_reused(controller) == [("txt2img", 2, 4)]
 
 
+def test_a_result_that_the_device_failed_to_make_leaves_no_hooks(controller, monkeypatch, caplog):
+    """A graphics card tells an error of its own where somebody waits for it."""
+
+    def fail(_made):
+        raise RuntimeError("CUDA error")
+
+    unet = sd_models.model_data.sd_model.model.diffusion_model
+    before = state_of(unet)
+    monkeypatch.setattr("deepcache_ext.webui.passes._wait_for", fail)
+    job(controller, Processing(), ON)
+    assert state_of(unet) == before
+    assert full_and_reused(controller) == [("txt2img", 2, 4)]
+    assert "DeepCache could not report a pass" in caplog.text
+
+
 def test_an_interrupted_pass_is_reported(controller):
     def interrupt(step):
         if step == 4:
