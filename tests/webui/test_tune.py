@@ -113,6 +113,12 @@ def test_what_is_found_until_the_end_is_kept(host, what, note):
     assert host.tuner.last.note == f"The tuning ended early: {note}. What was found until then is kept."
 
 
+def test_the_same_checkpoint_loaded_anew_ends_no_tuning(host):
+    host.during = lambda number: load_checkpoint() if number == 5 else None
+    host.tuner.run(Tab())
+    assert host.tuner.last.note == ""
+
+
 def test_where_there_is_nothing_to_tune_the_picture_is_made(host):
     tab = Tab()
     tab.sampler_name = "DPM adaptive"

@@ -149,7 +149,7 @@ class _Search:
         if seed not in self._full:
             pictures, processed, seconds = self._make(seed, self._p.steps, {"enabled": False})
             if seed == 0:
-                self.first, self._loaded, self._full_seconds = processed, host.loaded(), seconds
+                self.first, self._loaded, self._full_seconds = processed, host.loaded().weights, seconds
             self.seeds += [int(one) for one in processed.all_seeds][: len(pictures)]
             self._full[seed] = pictures
         return self._full[seed]
@@ -167,7 +167,7 @@ class _Search:
             raise _Stopped("it was interrupted")
         if isinstance(way, Settings) and (reason := self._why_uncached()):
             raise _Stopped(reason)
-        if host.loaded() != self._loaded:
+        if host.loaded().weights != self._loaded:
             raise _Stopped("the checkpoint was changed")
         if seed == 0:
             self._made[way] = pictures, list(processed.infotexts)
