@@ -108,6 +108,28 @@ def test_corrections_are_right_or_dropped_and_told(maker, plain, case, sampler):
     assert found > usual - SLACK
 
 
+@pytest.mark.parametrize("sampler", ["Euler", "DPM++ 2M"])
+def test_an_output_that_a_controlnet_recolours_is_not_put_right(maker, sampler):
+    """It goes on after the U-Net's last layers; all of its work would count as the error of a reuse."""
+    if "sd-webui-controlnet" not in maker.found:
+        pytest.skip("there is no checkout of sd-webui-controlnet")
+    unit = units_on(maker, forge=False)("tiny-cn", module="tile_colorfix", threshold_a=8.0)
+    request = TWENTY | {"sampler_name": sampler, "alwayson_scripts": {"ControlNet": {"args": [unit]}}}
+    errors = maker.server.log.read_text().count("Traceback")
+    uncached = maker.make(**request)
+    plain = maker.make(**request | {"alwayson_scripts": {"ControlNet": {"args": [unit | {"module": "none"}]}}})
+    assert not same(uncached, plain)
+    cached = maker.make(cache=BALANCED, **request)
+    (done,) = maker.last_run()["passes"]
+    assert (done["statistics"]["corrected"], done["statistics"]["error"]) == (0, "")
+    assert done["statistics"]["uncorrected"] == done["statistics"]["calls_reused"] - made_after_the_last_full(done) > 0
+    assert "another extension changes the U-Net's output" in done["reason"]
+    off = maker.make(cache={"steps": done["plan"], "depth": 0, "correction": "off"}, **request)
+    assert same(cached, off)
+    assert maker.server.log.read_text().count("Traceback") == errors
+    print(f"{sampler}: {psnr(cached, uncached):.1f} dB")
+
+
 def made_after_the_last_full(done):
     """Return how many evaluations a pass made after the last one in full."""
     last = int(done["in_full"].rpartition(", ")[2].rpartition("-")[2])
