@@ -93,7 +93,7 @@ class ViewChoice:
         reuses = reuses and repeated.covers(modules) and bool(shapes or not full_length)
         features = self._store.take(call) if reuses else None
         if features is None:
-            self._repeated[keys] = repeated = Repeated(modules)
+            self._repeated[keys] = repeated = Repeated(modules, hold.watch.prepare)
         else:
             repeated = repeated.only(modules)
         if full_length:

@@ -58,6 +58,19 @@ class Watch:
         """Tell that hooks which are added from now on are other people's."""
         self._hooks_before = hooks_so_far()
 
+    def prepare(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """Do for a module that remembers what the host does when the block around it is called, as to move weights.
+
+        The host's hooks on the block get `args`, which the module is about to be called with.
+        """
+        block = self._block_of.get(id(module), module)
+        if block is module:
+            return
+        with_names = block._forward_pre_hooks_with_kwargs
+        for number, hook in [*block._forward_pre_hooks.items()]:
+            if self._is_hosts(hook):
+                hook(block, args, *([{}] if number in with_names else []))
+
     def _walk(self) -> None:
         """Go through all modules for attentions, hooks, and what leads to them; then look which of them remember."""
         self._attentions: list[nn.Module] = []
@@ -92,8 +105,10 @@ class Watch:
         self._hooks = self._hooks_now()
         self._to_call = {id(module) for module in self._attentions if self._has_a_forward_to_call(module)}
         self._to_call.update(id(module) for module in self._hooked if self._has_a_hook_to_call(module))
-        found = [module for block in self._blocks for module in self._outermost(block)] if self._to_call else []
-        self._found = tuple({id(module): module for module in found}.values())
+        blocks = self._blocks if self._to_call else []
+        found = [(module, block) for block in blocks for module in self._outermost(block)]
+        self._found = tuple({id(module): module for module, _ in found}.values())
+        self._block_of = {id(module): block for module, block in found}
 
     def _outermost(self, module: nn.Module) -> Iterator[nn.Module]:
         if id(module) in self._to_call:
@@ -136,10 +151,16 @@ def _same(one: list[Any], other: list[Any]) -> bool:
 
 
 class Repeated:
-    """Hears what some modules are given in one call of the U-Net, and gives it to them again in others."""
+    """Hears what some modules are given in one call of the U-Net, and gives it to them again in others.
 
-    def __init__(self, modules: tuple[nn.Module, ...] = ()) -> None:
+    `prepare` gets each of them and its positional arguments before it is called again.
+    """
+
+    def __init__(
+        self, modules: tuple[nn.Module, ...] = (), prepare: Callable[[nn.Module, tuple[Any, ...]], None] | None = None
+    ) -> None:
         self.modules = modules
+        self._prepare = prepare
         self._handles: list[RemovableHandle] = []
         self._heard: list[tuple[nn.Module, tuple[Any, ...], dict[str, Any]]] = []
 
@@ -151,7 +172,7 @@ class Repeated:
         """Return what was heard of some of the modules."""
         if modules is self.modules:
             return self
-        wanted, some = {id(module) for module in modules}, Repeated(modules)
+        wanted, some = {id(module) for module in modules}, Repeated(modules, self._prepare)
         some._heard = [heard for heard in self._heard if id(heard[0]) in wanted]
         return some
 
@@ -169,6 +190,8 @@ class Repeated:
     def again(self) -> None:
         """Call the modules in the order in which they were, each with what it was given."""
         for module, args, kwargs in self._heard:
+            if self._prepare is not None:
+                self._prepare(module, args)
             module(*args, **kwargs)
 
     def _hear(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

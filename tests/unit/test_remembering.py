@@ -332,3 +332,45 @@ def test_an_attention_that_is_exchanged_inside_its_block_is_seen_at_the_next_ref
         evaluate(case, run, 6, before=begin)
     assert len(made[0].calls) == 3
     assert run.statistics.missed == 0
+
+
+def on_the_card_when_called(unet):
+    """Keep the weights of the block that was called last in single precision and all others in double.
+
+    That stands for a host's hook which has one block at a time on the card: layers elsewhere raise.
+    """
+    there = []
+
+    def send_to_card(block, _args):
+        if there != [block]:
+            for before in there:
+                before.double()
+            there[:] = [block.float()]
+
+    for block in (unet.time_embed, *unet.input_blocks, unet.middle_block, *unet.output_blocks):
+        block.double().register_forward_pre_hook(send_to_card)
+    return send_to_card
+
+
+@pytest.mark.parametrize("hooks", [False, True])
+@pytest.mark.parametrize("depth", [0, 2])
+@pytest.mark.parametrize("view", VIEWS)
+def test_the_host_moves_a_blocks_weights_before_what_is_in_it_is_called_again(case, view, depth, hooks):
+    counting = []
+    if hooks:
+        for name in ("attn1", "attn2"):
+            middle_attention(case.unet, name).to_q.register_forward_hook(lambda *_: counting.append(1))
+        case.unet.input_blocks[8][1].transformer_blocks[0].attn2.register_forward_hook(lambda *_: counting.append(1))
+    else:
+        counting = Counter(case.unet)
+    send = on_the_card_when_called(case.unet)
+    calls = []
+    with SamplingPass(
+        case.unet, Settings(interval=3, depth=depth), view=view, is_hosts=lambda hook: hook is send
+    ) as run:
+        for number in range(4):
+            run.start_evaluation()
+            case.call(number)
+            calls.append(len(counting) if hooks else counting.count)
+    assert (run.statistics.error, run.statistics.reused) == ("", 2)
+    assert calls == [number * (3 if hooks else 16) for number in range(1, 5)]
