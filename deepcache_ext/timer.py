@@ -29,6 +29,7 @@ class CallTimer:
         self._label = label
         self._calls: list[tuple[tuple[str, tuple[int, ...]], Any, Any]] = []
         self._start: Any = None
+        self._device = torch.device("cpu")
         self._size: tuple[int, ...] = ()
         self._hooks = OwnHooks(unet)
 
@@ -50,24 +51,26 @@ class CallTimer:
 
     def _before(self, _unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         x = args[0] if args else kwargs.get("x")
-        device = x.device.type if isinstance(x, Tensor) else "cpu"
-        self._start = now(on_cuda=device == "cuda") if device in TIMED else None
+        self._device = x.device if isinstance(x, Tensor) else torch.device("cpu")
+        self._start = now(self._device) if self._device.type in TIMED else None
         self._size = tuple(getattr(x, "shape", ()))
 
     def _after(self, _unet: nn.Module, _args: tuple[Any, ...], _output: Any) -> None:
         label = self._label()
         if self._start is not None:
-            end = now(on_cuda=not isinstance(self._start, float))
-            self._calls.append(((label, self._size), self._start, end))
+            self._calls.append(((label, self._size), self._start, now(self._device)))
         self._start = None
 
 
-def now(*, on_cuda: bool) -> Any:
-    """Return this moment for `seconds_between`; on a CUDA device an event, for which nothing waits."""
-    if not on_cuda:
+def now(device: torch.device) -> Any:
+    """Return this moment for `seconds_between`; on a CUDA device an event, for which nothing waits.
+
+    The event is that device's, which need not be the current one: hosts that are told to use another only name it.
+    """
+    if device.type != "cuda":
         return time.perf_counter()
     event: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-    event.record()
+    event.record(torch.cuda.current_stream(device))
     return event
 
 

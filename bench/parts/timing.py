@@ -22,7 +22,7 @@ class Clock:
 
     def mark(self) -> Any:
         """Return this moment."""
-        return now(on_cuda=self.device == "cuda")
+        return now(torch.device(self.device))
 
     def time(self, call: Callable[[], object]) -> float:
         """Return the seconds that `call` takes."""
