@@ -1,5 +1,7 @@
 """The hook on the U-Net: what it leaves behind after exceptions, other passes and other people's hooks."""
 
+from collections import OrderedDict
+
 import pytest
 import torch
 
@@ -112,3 +114,27 @@ def test_without_always_called_hooks_the_next_evaluation_puts_the_blocks_back(mo
         assert list(case.unet.modules()) == tree
         assert torch.equal(case.call(1), untouched)
     assert list(case.unet.modules()) == tree
+
+
+def remove_forward_hooks(module, name):
+    """Remove forward hooks by their name, as the snippet does that extensions copy (pytorch's issue 70455)."""
+    for part in module.modules():
+        part._forward_hooks = OrderedDict((key, fn) for key, fn in part._forward_hooks.items() if fn.__name__ != name)
+
+
+def test_who_removes_hooks_by_name_finds_theirs_and_leaves_ours_until_they_are_removed():
+    unet = TaggedUNet()
+    before = state_of(unet)
+
+    def theirs(*_):
+        raise BrokenBlockError
+
+    with SamplingPass(unet, Settings(interval=2)) as run:
+        for evaluation in range(4):
+            if evaluation == 1:
+                unet.register_forward_hook(theirs)
+                remove_forward_hooks(unet, "theirs")
+            run.start_evaluation()
+            unet(torch.zeros(1, 2, 4, 4))
+    assert (run.statistics.full, run.statistics.reused, run.statistics.error) == (2, 2, "")
+    assert state_of(unet) == before
