@@ -35,6 +35,7 @@ logger = logging.getLogger("deepcache")
 
 T = TypeVar("T")
 DISPLACED = "another pass took the U-Net; from there on computed in full"
+TAKEN_OFF = "another extension removed the cache's hook from the U-Net; from there on computed in full"
 COMPILED = "the U-Net was compiled before the pass and would run as it is; compile it in the pass, or not at all"
 SHORTENED = "a control model was shortened for a call that could not reuse"
 
@@ -260,6 +261,10 @@ class SamplingPass:
         Raises ValueError for keys of which two are the same.
         """
         self._hook.reset()
+        if self._hook.taken_off:
+            self.statistics.error = self.statistics.error or TAKEN_OFF
+            self.remove()
+            self._settling.count(self.statistics)
         self._controls.reset()
         rows = Rows(keys, batch, self._rows.handed if self._clock.index >= 0 else None, exact=exact)
         self.statistics.others |= not self._rows.complete

@@ -47,6 +47,11 @@ class CallHook:
         """Whether the U-Net is hooked."""
         return bool(self._hooks)
 
+    @property
+    def taken_off(self) -> bool:
+        """Whether somebody else has removed a part of the hook since it was installed."""
+        return not self._hooks.all_there
+
     def install(self) -> None:
         """Hook the U-Net, after removing any hook of this class from it."""
         for hook in _hooks_on(self.unet):

@@ -31,6 +31,12 @@ class OwnHooks:
     def __bool__(self) -> bool:
         return bool(self._handles)
 
+    @property
+    def all_there(self) -> bool:
+        """Whether nobody else has removed any of them."""
+        before, after = self._module._forward_pre_hooks, self._module._forward_hooks
+        return all(handle.id in before or handle.id in after for handle in self._handles)
+
     def add_before(self, function: Callable[..., Any], *, first: bool = False) -> None:
         """Call `function` before the forward; with `first` before all hooks that are there already."""
         hook = _Hook(function)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from deepcache_ext import SamplingPass, Settings
+from deepcache_ext.sampling import TAKEN_OFF
 from tests.unit.unets import VIEWS, Case, TaggedUNet, state_of
 
 
@@ -137,4 +138,24 @@ def test_who_removes_hooks_by_name_finds_theirs_and_leaves_ours_until_they_are_r
             run.start_evaluation()
             unet(torch.zeros(1, 2, 4, 4))
     assert (run.statistics.full, run.statistics.reused, run.statistics.error) == (2, 2, "")
+    assert state_of(unet) == before
+
+
+@pytest.mark.parametrize(
+    "where", [["_forward_pre_hooks"], ["_forward_hooks"], ["_forward_pre_hooks", "_forward_hooks"]]
+)
+def test_a_hook_that_somebody_has_removed_is_told_and_all_that_follows_is_computed_in_full(where):
+    unet = TaggedUNet()
+    before = state_of(unet)
+    origins = []
+    with SamplingPass(unet, Settings(interval=3)) as run:
+        for evaluation in range(9):
+            if evaluation == 4:
+                for hooks in where:
+                    getattr(unet, hooks).clear()
+            run.start_evaluation()
+            origins.append(int(unet(torch.full((1, 2, 4, 4), float(evaluation)))[0, 0, 0, 0]))
+    assert origins == [0, 0, 0, 3, 4, 5, 6, 7, 8]
+    assert run.statistics.reason == TAKEN_OFF
+    assert (run.statistics.full, run.statistics.reused, run.kept_bytes) == (2, 2, 0)
     assert state_of(unet) == before

@@ -199,6 +199,11 @@ def of_passes():
         if step == 2:
             SamplingPass(run.unet, Settings()).install().remove()
 
+    def taken_off(run, step):
+        if step == 2:
+            run.unet._forward_hooks.clear()
+        run.start_evaluation()
+
     yield of_a_run(TaggedUNet(), others)
     yield of_a_run(TaggedUNet(), switching)
     yield of_a_run(TaggedUNet(), growing)
@@ -206,6 +211,7 @@ def of_passes():
     broken.input_blocks[0].register_forward_hook(_fails)
     yield of_a_run(broken, without_a_walk)
     yield of_a_run(TaggedUNet(), displaced)
+    yield of_a_run(TaggedUNet(), taken_off)
 
 
 def _fails(*_, **__):
