@@ -33,19 +33,16 @@ class InForce:
     """
 
     def __init__(self, unet: nn.Module, stages: int) -> None:
+        self._unet = unet
         self._hooks = OwnHooks(unet)
-        by_kind = sorted(unet.named_parameters(), key=lambda named: named[0].split(".")[-3:])  # as attn1.to_q.weight
-        matrices = (weight for _, weight in by_kind if weight.ndim > 1 and not weight.is_inference())
-        weights = [weakref.ref(weight) for weight in matrices]
-        parts = max(1, min(PARTS, len(weights) // FEW))
-        self._parts = [weights[first::parts] for first in range(parts)]
-        self._turn = 0
+        self._parts = self._parts_now()
+        self._listed = self._turn = 0
         self._stages = stages
         self._ask: Callable[[], Any] | None = None
         self._index = 0
         self._changed_at = -math.inf
         self._was: Any = _UNKNOWN
-        self._writes_before: int | None = None
+        self._writes_before: tuple[int, int] | None = None
 
     def install(self) -> None:
         """Begin to watch."""
@@ -88,15 +85,28 @@ class InForce:
         return self._was is not _UNKNOWN and bool(written or now != self._was)
 
     def _count(self, *_: Any) -> None:
-        self._turn = (self._turn + 1) % len(self._parts)
+        self._turn += 1
         self._writes_before = self._writes()
 
-    def _writes(self) -> int:
-        """Return how often the part whose turn it is was written into; asked at every call, so without our own loop."""
-        part = self._parts[self._turn]
-        weights = [weight() for weight in part]
+    def _writes(self) -> tuple[int, int]:
+        """Return how often the matrices were listed, and how often the part whose turn it is was written into.
+
+        It is asked at every call, so without a loop of our own.
+        """
+        part = self._parts[self._turn % len(self._parts)]
         try:
-            return sum(map(_VERSION, weights))
+            return self._listed, sum(map(_VERSION, [weight() for weight in part]))
         except AttributeError:  # some weights are gone, and whoever has put others in their place has written
-            part[:] = [of for of, weight in zip(part, weights, strict=True) if weight is not None]
+            self._parts = self._parts_now()
+            self._listed += 1
             return self._writes()
+
+    def _parts_now(self) -> list[list[weakref.ref[nn.Parameter]]]:
+        """Return the matrices that are in the U-Net now, dealt out so that every part has some of every kind."""
+        by_kind = sorted(
+            self._unet.named_parameters(), key=lambda named: named[0].split(".")[-3:]
+        )  # as attn1.to_q.weight
+        matrices = (weight for _, weight in by_kind if weight.ndim > 1 and not weight.is_inference())
+        weights = [weakref.ref(weight) for weight in matrices]
+        parts = max(1, min(PARTS, len(weights) // FEW))
+        return [weights[first::parts] for first in range(parts)]

@@ -75,6 +75,22 @@ def test_what_is_written_into_a_weight_between_two_calls_is_a_jump():
     assert run(SIX, merge, unet=unet)[0] == [0] * 4 + [4] * 2 + [6] * 4
 
 
+def test_weights_that_somebody_has_put_in_place_of_others_are_watched_too():
+    unet = TaggedUNet()
+    unet.middle_block.register_parameter("merged", torch.nn.Parameter(torch.zeros(3, 3)))
+
+    def merge(step):
+        if step == 2:
+            unet.middle_block.merged = torch.nn.Parameter(torch.ones(3, 3))
+        if step == 8:
+            with torch.no_grad():
+                unet.middle_block.merged.add_(1.0)
+
+    answers, found = run(SIX, merge, unet=unet)
+    assert answers == [0, 0, 2, 2, 2, 2, 6, 6, 8, 8]
+    assert found.switched == 2
+
+
 @pytest.mark.parametrize("kind", ["attn1.to_q", "attn1.to_out.0", "attn2.to_k", "ff.net.0.proj", "in_layers.2"])
 @pytest.mark.parametrize("network", ["SD1.5", "SDXL"])
 def test_what_is_merged_into_one_kind_of_layer_is_seen_at_once(network, kind):
