@@ -294,7 +294,10 @@ class _DeepPart(nn.Module):
             skips.append(h)
         h = self.middle(h, *args, **kwargs)
         for block in self.outputs:
-            h = block(torch.cat([h, skips.pop()], dim=1), *args, **kwargs)
+            skip = skips.pop()
+            if h.shape[2:] != skip.shape[2:]:  # hosts make them fit, so that sizes which do not halve evenly go through
+                h = nn.functional.interpolate(h, skip.shape[2:], mode="nearest")
+            h = block(torch.cat([h, skip], dim=1), *args, **kwargs)
         return h
 
 

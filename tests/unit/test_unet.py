@@ -262,6 +262,38 @@ def test_writing_in_place_into_a_feature_does_not_change_what_is_kept(view):
                 assert torch.equal(case.call(2), expected)
 
 
+def test_an_extra_walk_is_computed_as_the_host_does_where_the_size_does_not_halve_evenly():
+    """As A1111's `th.cat` makes the two fit, nearest neighbours for the deeper one."""
+    case = Case()
+    case.unet.__class__ = type("Twice", (type(case.unet),), {"forward": walked_twice})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(case.network.module, "th", Fitting())
+        expected = case.call(1, latent=9)
+        with SamplingPass(case.unet, Settings(interval=2, depth=1, forecast="off")) as run:
+            for _ in range(2):
+                run.start_evaluation()
+                assert torch.equal(case.call(1, latent=9), expected)
+    assert (run.statistics.reused, run.statistics.error) == (1, "")
+
+
+def walked_twice(self, x, timesteps=None, context=None, **others):
+    forward = type(self).__mro__[1].forward
+    return sum(forward(self, x, timesteps, context * factor, **others) for factor in (1, 0.5))
+
+
+class Fitting:
+    """Torch as A1111 has a U-Net see it."""
+
+    def __getattr__(self, name):
+        return getattr(torch, name)
+
+    def cat(self, tensors, dim):
+        h, skip = tensors
+        if h.shape[-2:] != skip.shape[-2:]:
+            h = torch.nn.functional.interpolate(h, skip.shape[-2:], mode="nearest")
+        return torch.cat([h, skip], dim=dim)
+
+
 def test_the_classes_own_forward_left_on_the_instance_is_not_foreign():
     unet = TaggedUNet()
     assert not has_foreign_forward(unet)
