@@ -93,7 +93,7 @@ class SamplingPass:
         self._control_models = control_models
         self._controls_ahead = controls_ahead
         self._is_hosts = is_hosts
-        self._controls = ControlsAhead(self.depth, self._will_reuse)
+        self._controls = ControlsAhead(self.depth, self._will_reuse, self._fail)
         self._sampler = sampler
         self._run = run
         predicts_noise = levels is not None and levels.prediction == "eps"
@@ -115,7 +115,7 @@ class SamplingPass:
             raise ValueError(f"depth must be a whole number from 0 to {max_depth(unet)} for this U-Net; got {depth}")
         self._model = model
         self._hook = CallHook(unet, self._choose, self._done, self._fail, self._release, self._be_displaced)
-        self._network = InForce(unet, self._sampler.stages)
+        self._network = InForce(unet, self._sampler.stages, self._fail)
         draws = self._sampler.noisy and self.settings.forecast == "on"
         self._store = store = RowStore(self._predictor, levels=levels if draws else None)
         self._views = ViewChoice(

@@ -31,11 +31,13 @@ class ControlsAhead:
 
     `will_reuse` gets the input of a control model's call, of shape (rows, channels, height, width), and tells whether
     the U-Net call that follows reuses. Then the call returns None in the place of what the skipped blocks would give.
+    `failed` gets an exception of `will_reuse`; the call itself goes on untouched.
     """
 
-    def __init__(self, depth: int, will_reuse: Callable[[Tensor], bool]) -> None:
+    def __init__(self, depth: int, will_reuse: Callable[[Tensor], bool], failed: Callable[[Exception], None]) -> None:
         self._depth = max(1, depth)
         self._will_reuse = will_reuse
+        self._failed = failed
         self._hooks: dict[nn.Module, OwnHooks] = {}
         self._short: dict[nn.Module, Exchange] = {}
 
@@ -46,7 +48,7 @@ class ControlsAhead:
             return
         self.remove()
         for control in wanted:
-            self._hooks[control] = hooks = OwnHooks(control)
+            self._hooks[control] = hooks = OwnHooks(control, self._failed)
             hooks.add_before(self._before)
             hooks.add_after(self._after, always=True)
 

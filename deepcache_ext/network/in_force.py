@@ -30,11 +30,12 @@ class InForce:
     is written into a single matrix may not be.
     What is written during a call, as hosts apply a LoRA, does not count, and what was made in torch's inference mode
     counts nothing. A change within `stages` evaluations of another is one of many, as ramps make them: no jump.
+    `failed` gets an exception in counting; the call itself goes on.
     """
 
-    def __init__(self, unet: nn.Module, stages: int) -> None:
+    def __init__(self, unet: nn.Module, stages: int, failed: Callable[[Exception], None]) -> None:
         self._unet = unet
-        self._hooks = OwnHooks(unet)
+        self._hooks = OwnHooks(unet, failed)
         self._parts = self._parts_now()
         self._listed = self._turn = 0
         self._stages = stages

@@ -21,11 +21,13 @@ class OwnHooks:
     """Hooks before and after the forward of `module`, which a copy of it does not have.
 
     A hook before gets the module, its positional arguments and those by name; one after gets the module, its positional
-    arguments and its output.
+    arguments and its output. `failed` gets an exception of a hook, and the call goes on as without it; if there is no
+    `failed`, the exception goes to who called the module.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, failed: Callable[[Exception], None] | None = None) -> None:
         self._module = module
+        self._failed = failed
         self._handles: list[RemovableHandle] = []
 
     def __bool__(self) -> bool:
@@ -39,12 +41,12 @@ class OwnHooks:
 
     def add_before(self, function: Callable[..., Any], *, first: bool = False) -> None:
         """Call `function` before the forward; with `first` before all hooks that are there already."""
-        hook = _Hook(function)
+        hook = _Hook(function, self._failed)
         self._add(self._module.register_forward_pre_hook(hook, prepend=first, with_kwargs=True))
 
     def add_after(self, function: Callable[..., Any], *, always: bool = False) -> None:
         """Call `function` after the forward; with `always` also where it raised, with None as the output."""
-        self._add(self._module.register_forward_hook(_Hook(function), **(_ALWAYS if always else {})))
+        self._add(self._module.register_forward_hook(_Hook(function, self._failed), **(_ALWAYS if always else {})))
 
     def remove(self) -> None:
         """Leave the module as it was found."""
@@ -64,12 +66,18 @@ class OwnHooks:
 class _Hook:
     """A function that is known to be a hook of ours."""
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[..., Any], failed: Callable[[Exception], None] | None) -> None:
         self.function = function
+        self._failed = failed
         self.__name__ = "deepcache"  # somebody who looks for a hook of their own by its name asks every hook for one
 
     def __call__(self, *args: Any) -> Any:
-        return self.function(*args)
+        try:
+            return self.function(*args)
+        except Exception as error:
+            if self._failed is None:
+                raise
+            self._failed(error)
 
 
 def is_own(hook: Any) -> bool:

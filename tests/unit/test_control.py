@@ -150,3 +150,22 @@ def test_a_shortened_control_before_a_call_that_cannot_reuse_is_said():
             run.say(KEYS if seed == 1 else ("another", "row"))
             ahead.call(seed)
     assert run.statistics.error == f"caching stopped at an error, RuntimeError: {SHORTENED}"
+
+
+def test_an_error_in_asking_before_a_control_models_call_ends_caching_and_the_picture_is_made():
+    ahead = Ahead("SD1.5")
+    before = state_of(ahead.control)
+    expected = ahead.call(2)[0]
+
+    def fails():
+        raise KeyError("a unit")
+
+    options = {"view": "full-length", "controls_ahead": lambda: [ahead.control]}
+    with SamplingPass(ahead.case.unet, Settings(interval=2, depth=1), **options) as run:
+        for seed in (1, 2):
+            run.start_evaluation(keys=KEYS, batch=Batch(1, (8, 8)), in_force=None if seed == 1 else fails)
+            output, residuals = ahead.call(seed)
+    assert run.statistics.error == "caching stopped at an error, KeyError: 'a unit'"
+    assert all(one is not None for one in residuals)
+    assert torch.equal(output, expected)
+    assert state_of(ahead.control) == before

@@ -137,3 +137,15 @@ def test_another_network_is_another_beginning():
             passing.start_evaluation(keys=["a"], in_force=lambda unet=unet: unet is second)
             unet(torch.zeros(1, 2, 4, 4))
         assert (passing.statistics.switched, passing.statistics.reused) == (0, 2)
+
+
+def test_an_error_in_counting_ends_caching_and_the_call_goes_on(monkeypatch):
+    def fails(_weight):
+        raise RuntimeError("no count")
+
+    unet = TaggedUNet()
+    unet.middle_block.register_parameter("merged", torch.nn.Parameter(torch.zeros(3, 3)))
+    monkeypatch.setattr("deepcache_ext.network.in_force._VERSION", fails)
+    answers, found = run(SIX, lambda _: 0, unet=unet)
+    assert answers == [*range(10)]
+    assert found.error == "caching stopped at an error, RuntimeError: no count"
