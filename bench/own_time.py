@@ -29,15 +29,16 @@ import deepcache_ext
 from bench.parts.networks import NETWORKS
 from bench.parts.report import row, table, written_on
 from bench.parts.walk import Walk
-from deepcache_ext import NoiseLevels, SamplerKind, SamplingPass, Settings
+from deepcache_ext import SamplingPass, Settings
+from demo.samplers import SAMPLERS
+from demo.tiny_model import TinyModel
 
 ROWS = 2
 LATENT = 8
 DEPTH = 1
 WARM_UP = 3
 REPEATS = 40
-LEVELS = NoiseLevels(torch.linspace(0.9991, 0.0047, 1000))
-SAMPLERS = {"Euler": SamplerKind(), "Euler a": SamplerKind(noisy=True)}
+ASKED = ("Euler", "Euler a")
 PACKAGE = str(Path(deepcache_ext.__file__).parent)
 HEADINGS = (
     "network", "forwards", "sampler", "untouched", "refresh: profiler", "clock", "share",
@@ -94,16 +95,17 @@ class Timed:
                     vars(module)["forward"] = around(module.forward)
 
     @torch.no_grad()
-    def measure(self, kind: SamplerKind, repeats: int) -> tuple[float, ...]:
+    def measure(self, sampler: str, repeats: int) -> tuple[float, ...]:
         """Return the median seconds of an untouched call, and the own time of a refresh and of a reuse.
 
         Each of these twice, by the profiler and by the clock.
         """
         times: dict[str, list[float]] = {}
         feature = Walk(self.untouched, **self.inputs).deep(DEPTH)
-        settings = Settings(interval=2, depth=DEPTH)
+        settings, model = Settings(interval=2, depth=DEPTH), TinyModel()
+        asked = SAMPLERS[sampler].ask(model, 2 * (WARM_UP + repeats))
         for measured in (_seconds, _profiled):
-            with SamplingPass(self.unet, settings, sampler=kind, levels=LEVELS) as run:
+            with SamplingPass(self.unet, settings, sampler=asked.kind, run=asked, levels=model.levels) as run:
                 for number in range(WARM_UP + repeats):
                     found = {
                         "untouched": measured(lambda: self.untouched(**self.inputs)),
@@ -163,8 +165,8 @@ def main() -> None:
     print(table(HEADINGS, []), flush=True)
     for name, forwards in itertools.product(options.networks, options.forwards):
         timed = Timed(name, forwards)
-        for sampler, kind in SAMPLERS.items():
-            untouched, *own = timed.measure(kind, options.repeats)
+        for sampler in ASKED:
+            untouched, *own = timed.measure(sampler, options.repeats)
             cells = [name, forwards, sampler, f"{1000 * untouched:.1f}"]
             for profiled, clocked in zip(own[::2], own[1::2], strict=True):
                 cells += [f"{1000 * profiled:.2f}", f"{1000 * clocked:.2f}", f"{100 * clocked / untouched:.1f} %"]
