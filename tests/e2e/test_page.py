@@ -38,7 +38,7 @@ def test_ticking_drawing_generating_and_reporting(page, tmp_path):
     # Forge chooses the sampler of its preset only after the page is there
     full = int(re.search(r"(\d+) of 20 evaluations", page.inner_text("#script_txt2img_deepcache_plan"))[1])
     assert 5 < full < 12
-    assert f": {full} full, {20 - full} reused, " in page.inner_text("#script_txt2img_deepcache_report")
+    assert f": {full} evaluations in full, {20 - full} reused, " in page.inner_text("#script_txt2img_deepcache_report")
     page.locator("#script_txt2img_deepcache_enabled").screenshot(path=folder / "panel-after.png")
     page.screenshot(path=folder / "page.png")
 

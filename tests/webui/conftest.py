@@ -9,6 +9,7 @@ sys.path.insert(0, str(Path(__file__).parent / "standin"))
 
 from modules import script_callbacks, sd_models
 
+from deepcache_ext import sampling
 from tests.webui.support import load_checkpoint, load_script
 
 
@@ -20,3 +21,9 @@ def controller():
     for callback in script_callbacks.callbacks["script_unloaded"]:
         callback()
     sd_models.model_data.sd_model = None
+
+
+@pytest.fixture
+def at_one_time(monkeypatch):
+    """Have times taken from the U-Net's calls: the stand-in makes all of them at one, so that nothing is forecast."""
+    monkeypatch.setattr(sampling, "times_of", lambda *_: ())

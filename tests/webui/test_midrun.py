@@ -50,6 +50,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.usefixtures("at_one_time")
 @pytest.mark.parametrize("first", [True, False])
 @pytest.mark.parametrize("change", CHANGES)
 def test_weights_that_a_script_changes_in_mid_run_make_the_evaluation_full(controller, monkeypatch, change, first):

@@ -309,7 +309,7 @@ def test_an_interval_that_is_saved_beside_a_preset_has_no_effect(saved):
         "interval": 5,
     }
     page.wait_for_selector(ident("report") + " .deepcache-report")
-    assert "10 full, 10 reused" in page.inner_text(ident("report"))
+    assert "10 evaluations in full, 10 reused" in page.inner_text(ident("report"))
     assert shown(page) == ["preset"]
 
 

@@ -342,6 +342,7 @@ def test_rows_of_another_layout_are_not_mixed(controller):
     controller.end_job(p)
 
 
+@pytest.mark.usefixtures("at_one_time")
 @pytest.mark.parametrize(
     ("all_steps", "expected"),
     [(False, [0, 0, 0, 0, 4, 4, 6, 6, 6, 6, 10, 10]), (True, [0, 0, 0, 3, 3, 3, 6, 6, 6, 9, 9, 9])],
