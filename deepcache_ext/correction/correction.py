@@ -77,8 +77,7 @@ class Correction:
     def of_reuse(self, index: int, keys: tuple[Hashable, ...], x: Tensor, times: PerRow, output: Tensor) -> Tensor:
         """Return the output to go on with of a reuse in evaluation `index`.
 
-        `x` and `output` are of shape (rows, channels, height, width), `times` of shape (rows,) or
-        one for all of them.
+        `x` and `output` are of shape (rows, channels, height, width), `times` of shape (rows,) or one for all rows.
         """
         if index >= len(self._paybacks):
             return output
