@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from bench.parts.report import read_csv, table, write_csv, written_on
-from bench.presets import family_of
+from bench.presets import family_of, networks
 from deepcache_ext import SamplingPass, Settings
 from deepcache_ext.webui.plan import reuse_cost
 from deepcache_ext.webui.presets import PRESETS, for_run
@@ -134,6 +134,7 @@ def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", choices=tiny_model.NAMES, default=["avatars", "emoji", "clipart"])
+    parser.add_argument("--weights", type=Path, help="a folder of networks in their place, as for bench presets")
     parser.add_argument("--samplers", nargs="+", choices=SAMPLERS, default=USUAL)
     parser.add_argument("--steps", nargs="+", type=int, default=[20, 40])
     parser.add_argument("--counts", nargs="+", type=int, default=[*range(2, 11), 12])
@@ -144,8 +145,7 @@ def main() -> None:
     options = parser.parse_args()
     print(written_on())
     found = read_csv(Result, options.out) if options.show else []
-    for network in () if options.show else options.networks:
-        model = TinyModel(network)
+    for model in () if options.show else networks(options.networks, options.weights):
         start = starts(model, options.pictures, options.guidance)
         for sampler, steps, count in itertools.product(options.samplers, options.steps, options.counts):
             of = Pass(model, sampler, steps, count, options.pictures, options.guidance)
