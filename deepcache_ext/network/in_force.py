@@ -15,8 +15,8 @@ from deepcache_ext.network.own_hooks import OwnHooks
 _UNKNOWN = object()
 _VERSION: Callable[[Any], int] = operator.attrgetter("_version")
 """How often a tensor has been written into, as torch counts it."""
-PARTS = 7
-"""One matrix in so many is looked at between two evaluations, others each time, some of every kind of layer."""
+PARTS = 16
+"""One matrix in so many is looked at between two evaluations, others each time, of every kind of layer with as many."""
 FEW = 16
 """Matrices that a part has at least."""
 
@@ -105,8 +105,8 @@ class InForce:
     def _parts_now(self) -> list[list[weakref.ref[nn.Parameter]]]:
         """Return the matrices that are in the U-Net now, dealt out so that every part has some of every kind."""
         by_kind = sorted(
-            self._unet.named_parameters(), key=lambda named: named[0].split(".")[-3:]
-        )  # as attn1.to_q.weight
+            self._unet.named_parameters(), key=lambda named: named[0].split(".")[-4:]
+        )  # as attn1.to_out.0.weight
         matrices = (weight for _, weight in by_kind if weight.ndim > 1 and not weight.is_inference())
         weights = [weakref.ref(weight) for weight in matrices]
         parts = max(1, min(PARTS, len(weights) // FEW))
