@@ -13,7 +13,7 @@ from deepcache_ext.webui.family import Family
 
 FEW_STEPS = 10
 """With fewer steps from noise to picture neighbouring evaluations are too far apart for caching to pay."""
-FEW_EVALUATIONS = 10
+FEW_EVALUATIONS = 6
 """With fewer evaluations in a pass some samplers come closer by fewer steps; see docs/short-passes.csv."""
 
 CUSTOM = "Custom"

@@ -8,7 +8,7 @@ from tests.webui.support import Processing, job
 
 
 @pytest.mark.parametrize(
-    ("steps", "img2img", "cached"), [(9, False, False), (10, False, True), (9, True, False), (10, True, True)]
+    ("steps", "img2img", "cached"), [(9, False, False), (10, False, True), (5, True, False), (6, True, True)]
 )
 def test_presets_leave_passes_of_few_steps_alone_and_infotext_repeats_that(controller, steps, img2img, cached):
     p = Processing(img2img=img2img)
@@ -33,8 +33,10 @@ def test_presets_leave_a_sampler_alone_that_decides_how_often_it_evaluates(contr
 @pytest.mark.parametrize(
     ("steps", "denoising", "reason"),
     [
-        (3, 0.1, "with 3 evaluations in this pass there is little to gain, only Custom caches below 10"),
-        (1, 0.05, "with 1 evaluation in this pass there is little to gain, only Custom caches below 10"),
+        (3, 0.1, "with 3 evaluations in this pass there is little to gain, only Custom caches below 6"),
+        (1, 0.05, "with 1 evaluation in this pass there is little to gain, only Custom caches below 6"),
+        (5, 0.25, "with 5 evaluations in this pass there is little to gain, only Custom caches below 6"),
+        (6, 0.3, ""),
         (1, 1.0, "with 1 step from noise to picture there is little to gain, only Custom caches below 10"),
         (10, 0.5, ""),
     ],
