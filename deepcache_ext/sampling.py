@@ -27,7 +27,7 @@ from deepcache_ext.planning.sampler_run import SamplerRun
 from deepcache_ext.planning.schedule import Action
 from deepcache_ext.planning.settings import Settings
 from deepcache_ext.sentence import of_error, shown
-from deepcache_ext.settling import Settling, is_told, times_of
+from deepcache_ext.settling import Settling, times_of
 from deepcache_ext.statistics import Statistics
 from deepcache_ext.view_choice import ViewChoice, ViewName
 
@@ -84,7 +84,9 @@ class SamplingPass:
         if view not in get_args(ViewName):
             raise ValueError(f"view must be one of {', '.join(get_args(ViewName))}; got {shown(view)}")
         self.settings = settings
-        if run is None or levels is None or not is_told(run, levels):
+        self._run = run
+        self._times = self._times_at(levels)
+        if not self._times:
             sampler = replace(sampler, pays_back=False)
         self.depth = sampler.depth(settings)
         self.schedule = schedule_of(settings, total, sampler, run, reuse)
@@ -95,7 +97,6 @@ class SamplingPass:
         self._is_hosts = is_hosts
         self._controls = ControlsAhead(self.depth, self._will_reuse, self._fail)
         self._sampler = sampler
-        self._run = run
         predicts_noise = levels is not None and levels.prediction == "eps"
         usual = usual_predictor(sampler.stages, noisy=sampler.noisy, predicts_noise=predicts_noise)
         self._predictor = predictor or (Held() if settings.forecast == "off" else usual)
@@ -121,8 +122,11 @@ class SamplingPass:
         self._views = ViewChoice(
             unet, depth, store, view=self._view, control_models=self._control_models, is_hosts=self._is_hosts
         )
-        self._times = () if self._run is None or levels is None else times_of(self._run, levels)
         self._settling = Settling(unet, store, self._run, levels, corrects=self._sampler.corrects(self.settings))
+
+    def _times_at(self, levels: NoiseLevels | None) -> tuple[float, ...]:
+        """Return the timestep of each evaluation of the run; () where it is not known what its outputs mean."""
+        return () if self._run is None or levels is None else times_of(self._run, levels)
 
     def _start(self) -> None:
         self.statistics = Statistics()
@@ -176,6 +180,7 @@ class SamplingPass:
         """
         self.remove()
         self._settling.count(self.statistics)
+        self._times = self._times_at(levels)
         self._take(model, levels)
         if not self.statistics.error:
             self._check_not_compiled()
