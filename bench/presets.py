@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bench.parts.report import read_csv, standard_error, table, worst_tenth, write_csv, written_on
+from bench.parts.report import read_csv, standard_error, table, with_result, worst_tenth, write_csv, written_on
 from bench.parts.runs import ALL_SAMPLERS, Task
 from deepcache_ext import Settings
 from deepcache_ext.webui.family import Family
@@ -205,11 +205,6 @@ def main() -> None:
     print(f"\nLeast closeness to the full picture, and whether fewer steps are closer anywhere\n\n{promises(found)}")
     if options.without:
         print(f"\nGained over no corrections, in dB\n\n{differences(found, without)}")
-
-
-def with_result(results: Iterable[Result], result: Result) -> list[Result]:
-    """Return `results` with one more, in the place of that of the same case."""
-    return [other for other in results if other.case != result.case] + [result]
 
 
 def networks(names: Iterable[str], folder: Path | None = None, device: str = "cpu") -> Iterator[TinyModel]:

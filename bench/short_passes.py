@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.parts.report import read_csv, table, write_csv, written_on
+from bench.parts.report import read_csv, table, with_result, write_csv, written_on
 from bench.presets import family_of, networks
 from deepcache_ext import SamplingPass, Settings
 from deepcache_ext.webui.plan import reuse_cost
@@ -155,7 +155,7 @@ def main() -> None:
         for sampler, steps, count in itertools.product(options.samplers, options.steps, options.counts):
             of = Pass(model, sampler, steps, count, options.pictures, options.guidance)
             for result in compare(of, start, sampler, steps):
-                found = [other for other in found if other.case != result.case] + [result]
+                found = with_result(found, result)
             write_csv(found, options.out)
     print(f"\nGain over fewer evaluations in dB, mean (least), and how often there is one\n\n{gains(found)}")
 

@@ -9,7 +9,7 @@ import platform
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import matplotlib as mpl
 import torch
@@ -20,6 +20,17 @@ import matplotlib.pyplot as plt
 
 Result = TypeVar("Result")
 """A dataclass whose fields are str, int or float."""
+
+
+class OfCase(Protocol):
+    """A result of which there is one for each case."""
+
+    @property
+    def case(self) -> tuple[object, ...]:
+        """What is measured once."""
+
+
+CaseResult = TypeVar("CaseResult", bound=OfCase)
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -63,6 +74,11 @@ def standard_error(values: Tensor) -> float:
     """Return that of the mean of `values`, of shape (pictures,); nan for a single one."""
     error: Tensor = values.std() / len(values) ** 0.5
     return float(error)
+
+
+def with_result(results: Iterable[CaseResult], result: CaseResult) -> list[CaseResult]:
+    """Return `results` with one more, in the place of that of the same case."""
+    return [other for other in results if other.case != result.case] + [result]
 
 
 def read_csv(kind: type[Result], file: Path) -> list[Result]:

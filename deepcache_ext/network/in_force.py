@@ -16,7 +16,7 @@ _UNKNOWN = object()
 _VERSION: Callable[[Any], int] = operator.attrgetter("_version")
 """How often a tensor has been written into, as torch counts it."""
 PARTS = 16
-"""One matrix in so many is looked at between two evaluations, others each time, of every kind of layer with as many."""
+"""One matrix in so many is looked at between two evaluations, others each time; of a kind with as many at least one."""
 FEW = 16
 """Matrices that a part has at least."""
 
