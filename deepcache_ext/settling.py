@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from deepcache_ext.correction.answer import answers
 from deepcache_ext.correction.correction import Correction
 from deepcache_ext.correction.payback import paybacks
 from deepcache_ext.features.denoised import NoiseLevels
@@ -35,7 +36,8 @@ class Settling:
         self._from_layers: Any = None
         self._changed = False
         if corrects and run is not None and levels is not None:
-            self._correction = Correction(paybacks(run, _counts(run, levels)))
+            counts = _counts(run, levels)
+            self._correction = Correction(paybacks(run, counts, answers(run, levels, counts)))
 
     @property
     def corrects(self) -> bool:

@@ -138,14 +138,22 @@ class Correction:
     def _paid(
         self, index: int, past: Sequence[_Evaluation], deviation: Sequence[float], output: Tensor
     ) -> tuple[Tensor, Tensor | None]:
-        """Return an output with what it pays back, and the error that it is by that."""
+        """Return an output with what it pays back and what it answers to the deviation, and the error that it is.
+
+        What it answers is none: it would have been in the output at the right input.
+        """
         payback = self._paybacks[index]
-        weights = _plus([weight * payback.of_deviation for weight in deviation], len(past) - 1, payback.of_errors)
-        paid: Tensor | None = None
-        for one, weight in zip(past, weights, strict=True):
-            if one.error is not None and weight:
+        owed = _plus([weight * payback.of_deviation for weight in deviation], len(past) - 1, payback.of_errors)
+        answered = [weight * payback.answered for weight in deviation]
+        returned, paid = output, None
+        for one, weight, answer in zip(past, owed, answered, strict=True):
+            if one.error is None:
+                continue
+            if weight + answer:
+                returned = torch.add(returned, one.error, alpha=weight + answer)
+            if weight and self._memory:
                 paid = one.error * -weight if paid is None else torch.sub(paid, one.error, alpha=weight)
-        return (output, None) if paid is None else ((output - paid).to(output.dtype), paid)
+        return returned.to(output.dtype), paid
 
 
 def _first_reuse(past: Sequence[_Evaluation]) -> int:

@@ -5,6 +5,9 @@ an output was off by e_j = (what it should have been) - (what was returned), the
 d_{i+1} = a_i d_i + sum over j of b_ij e_j. So x_{i+1} is right if evaluation i returns what it finds and beside that
 (a_i d_i + sum over j < i of b_ij e_j) / b_ii, which is in e_i as its opposite.
 
+What it finds it found at an input that was off by d_i, and the network answers to that: at the right input its output
+would have been another by about a share of d_i, which is returned as well (`correction.answer`) and is no error.
+
 No source is known; the correctors of UniPC (arXiv 2302.04867) do the like for errors of the solver.
 """
 
@@ -25,6 +28,8 @@ class Payback:
     """b_ii, the weight of its own output in the next input."""
     earlier: tuple[float, ...]
     """b_ij, the weights of earlier outputs in that, of the last one first."""
+    answered: float = 0.0
+    """What the output of the network moves by if its input moves by 1 along the deviation."""
 
     @property
     def of_deviation(self) -> float:
@@ -37,17 +42,22 @@ class Payback:
         return tuple(weight / self.own for weight in self.earlier)
 
 
-def paybacks(run: SamplerRun, counts: Array) -> tuple[Payback, ...]:
+def paybacks(run: SamplerRun, counts: Array, answers: Array) -> tuple[Payback, ...]:
     """Return what each evaluation of a run pays back; () for a run whose kind does not (`SamplerKind.pays_back`).
 
-    `counts`, of shape (evaluations,), are what an output of the U-Net counts in that of the denoiser in each of them.
+    `counts`, of shape (evaluations,), are what an output of the U-Net counts in that of the denoiser in each of them,
+    `answers`, likewise, what it moves by with its input.
     """
     kept, steps = run.kept(), run.steps()
     if kept is None or steps is None or not run.kind.pays_back or not counts.all():
         return ()
-    return tuple(_payback(number, kept, steps * counts, run.looks_back) for number in range(len(kept)))
-
-
-def _payback(number: int, kept: Array, steps: Array, memory: int) -> Payback:
-    earlier = tuple(float(steps[number, other]) for other in range(number - 1, max(-1, number - 1 - memory), -1))
-    return Payback(float(kept[number]), float(steps[number, number]), earlier)
+    memory, steps = run.looks_back, steps * counts
+    return tuple(
+        Payback(
+            kept=float(kept[number]),
+            own=float(steps[number, number]),
+            earlier=tuple(float(steps[number, other]) for other in range(number - 1, max(-1, number - 1 - memory), -1)),
+            answered=float(answers[number]),
+        )
+        for number in range(len(kept))
+    )
