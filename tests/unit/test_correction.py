@@ -6,8 +6,10 @@ import torch
 
 from bench.parts.diffusers_samplers import DIFFUSERS_SAMPLERS
 from deepcache_ext import SamplingPass, Settings
+from deepcache_ext.correction.answer import SHARE, SHARE_WITH_NOISE, answers
 from deepcache_ext.correction.correction import Correction
 from deepcache_ext.correction.payback import Payback, paybacks
+from deepcache_ext.features.denoised import NoiseLevels
 from deepcache_ext.features.forecast import Line
 from demo.k_diffusion_parts import sampling
 from demo.samplers import SAMPLERS, Sampler
@@ -30,8 +32,8 @@ class InPlace:
     the difference of where they lead.
     """
 
-    def __init__(self, model, prompts, step, sigmas):
-        self.model, self.prompts, self.step, self.sigmas = model, prompts, step, sigmas
+    def __init__(self, model, prompts, step, sigmas, share):
+        self.model, self.prompts, self.step, self.sigmas, self.share = model, prompts, step, sigmas, share
         self.features, self.times = {}, {}
 
     def run(self, x):
@@ -68,6 +70,7 @@ class InPlace:
         for number in range(last + 1, index):
             inputs[number] = again
             again = self.step(again, number, outputs, self.sigmas, noises[number])
+        outputs[index] = outputs[index] + self.share * (again - inputs[index])  # the network's answer to the right input
         inputs[index] = again
         return again
 
@@ -146,7 +149,9 @@ def test_the_picture_is_the_one_of_a_sampler_whose_own_state_is_put_right(model,
     sampler, prompts = Sampler(by_formula(step)), model.prompts(2)
     sigmas = sampler.sigmas(model, STEPS)
     torch.manual_seed(3)
-    wanted = InPlace(model, prompts, step, sigmas).run(model.noise(2, 3) * sigmas[0])
+    asked = sampler.ask(model, STEPS)
+    share = (SHARE_WITH_NOISE if asked.noisy else SHARE) * asked.kind.pays_back
+    wanted = InPlace(model, prompts, step, sigmas, share).run(model.noise(2, 3) * sigmas[0])
     made = {}
     for settings in (LIST, OFF):
         run = sampler.ask(model, STEPS)
@@ -195,7 +200,7 @@ def test_what_an_output_is_to_a_sampler(model):
 
 def test_paybacks_are_those_of_the_formula(model):
     run = SAMPLERS["DPM++ 2M"].ask(model, 20)
-    of_run, sigmas = paybacks(run, np.ones(20)), SAMPLERS["DPM++ 2M"].sigmas(model, 20).double()
+    of_run, sigmas = paybacks(run, np.ones(20), np.zeros(20)), SAMPLERS["DPM++ 2M"].sigmas(model, 20).double()
     logs = sigmas[:-1].log()
     for index in range(1, 19):
         h, before = logs[index] - logs[index + 1], logs[index - 1] - logs[index]
@@ -205,9 +210,25 @@ def test_paybacks_are_those_of_the_formula(model):
         assert one.own == pytest.approx(float((1 - kept) * (1 + ratio)), rel=1e-6)
         assert one.earlier == pytest.approx([float((kept - 1) * ratio)], rel=1e-5)
     counts = np.arange(1, 21)
-    for index, (one, counted) in enumerate(zip(of_run, paybacks(run, counts), strict=True)):
+    for index, (one, counted) in enumerate(zip(of_run, paybacks(run, counts, counts), strict=True)):
         assert (counted.kept, counted.own) == (one.kept, pytest.approx(one.own * counts[index]))
         assert counted.earlier == pytest.approx([of * counts[index - 1] for of in one.earlier])
+        assert (one.answered, counted.answered) == (0, counts[index])
+
+
+@pytest.mark.parametrize("prediction", ["eps", "v"])
+@torch.no_grad()
+def test_an_answer_moves_the_denoised_picture_by_its_share_of_the_deviation(prediction):
+    """The same for a sampler that takes denoised pictures and for one that takes the noise."""
+    levels = NoiseLevels(TinyModel().alphas_cumprod, prediction)
+    denoised, noise = SAMPLERS["Euler"].ask(TinyModel(), 20), SAMPLERS["DDIM"].ask(TinyModel(), 20)
+    sigmas = np.array(denoised.levels)
+    of_denoised = -sigmas / np.sqrt(1 + sigmas**2) if prediction == "v" else -sigmas
+    assert np.allclose(answers(denoised, levels, of_denoised) * of_denoised, SHARE)
+    at = levels.sigma(torch.tensor(noise.levels)).double().numpy()
+    of_noise = 1 / np.sqrt(1 + at**2) if prediction == "v" else np.ones(20)
+    moved = answers(noise, levels, of_noise) * of_noise  # of the noise, by 1 at the scale of variance 1
+    assert np.allclose(np.sqrt(1 + at**2) - at * moved, SHARE * np.sqrt(1 + at**2))
 
 
 ONE = Payback(kept=0.5, own=0.5, earlier=())
@@ -224,6 +245,17 @@ def test_a_refresh_returns_what_makes_up_for_the_reuses_before_it():
     assert made.allclose(x + 1)  # 2 was missed, half of which is in x, half of which is still there after the next step
     assert (correction.corrected, correction.dropped) == (1, 0)
     assert correction.nbytes == 0  # no later step looks back
+
+
+def test_what_the_network_answers_to_the_deviation_is_returned_and_is_no_error():
+    answering = Payback(kept=0.5, own=0.5, earlier=(0.25,), answered=2.0)
+    correction, keys = Correction([answering] * 4), ("a",)
+    times, x = torch.tensor([400.0]), torch.zeros(1, 4, 8, 8)
+    correction.of_reuse(0, keys, x, times, x + 1)
+    made = correction.of_full(1, keys, x, lambda _x, _t: x + 3)
+    # 2 was missed: 1 is in x, of which 0.5 is kept, and 0.5 comes by looking back; twice what is in x is answered
+    assert made.allclose(x + 2 + 2)
+    assert correction.of_full(2, keys, x, lambda _x, _t: x).allclose(x + 0.25 * -2 / 0.5)
 
 
 @pytest.mark.parametrize("why", ["other rows", "left out", "cleared", "nothing better"])

@@ -6,6 +6,8 @@ nothing of weights or paybacks: they go the steps since the first reuse again wi
 
 from modules import script_callbacks, sd_samplers, sd_samplers_kdiffusion, shared
 
+SHARE = 0.4
+"""How far an output in full follows its input to where that should have been; neither sampler adds noise."""
 originals = {}
 full = []
 """The evaluations in full."""
@@ -59,6 +61,7 @@ class InPlace:
         for number in reuses:
             self.inputs[number] = again
             again = self.step(again, number, self.outputs, self.sigmas)
+        self.outputs[self.index] = self.outputs[self.index] + SHARE * (again - self.x)
         self.inputs[self.index] = self.x = again
         counted["put right"] += len(reuses)
 
