@@ -70,7 +70,8 @@ class InPlace:
         for number in range(last + 1, index):
             inputs[number] = again
             again = self.step(again, number, outputs, self.sigmas, noises[number])
-        outputs[index] = outputs[index] + self.share * (again - inputs[index])  # the network's answer to the right input
+        # the network's answer to the right input
+        outputs[index] = outputs[index] + self.share * (again - inputs[index])
         inputs[index] = again
         return again
 
@@ -220,8 +221,9 @@ def test_paybacks_are_those_of_the_formula(model):
 @torch.no_grad()
 def test_an_answer_moves_the_denoised_picture_by_its_share_of_the_deviation(prediction):
     """The same for a sampler that takes denoised pictures and for one that takes the noise."""
-    levels = NoiseLevels(TinyModel().alphas_cumprod, prediction)
-    denoised, noise = SAMPLERS["Euler"].ask(TinyModel(), 20), SAMPLERS["DDIM"].ask(TinyModel(), 20)
+    model = TinyModel()
+    levels = NoiseLevels(model.alphas_cumprod, prediction)
+    denoised, noise = SAMPLERS["Euler"].ask(model, 20), DIFFUSERS_SAMPLERS["DDIM"].ask(model, 20)
     sigmas = np.array(denoised.levels)
     of_denoised = -sigmas / np.sqrt(1 + sigmas**2) if prediction == "v" else -sigmas
     assert np.allclose(answers(denoised, levels, of_denoised) * of_denoised, SHARE)
