@@ -20,6 +20,10 @@ SHARE = 0.4
 """How far the denoised picture follows a deviation of the input that reuses have left."""
 SHARE_WITH_NOISE = 1.25
 """The same where noise is added; above 1, since a response that is fitted to noise falls short of it."""
+SHARE_OF_CHANGES = 0.8
+"""The same of samplers that remember changes, as LMS does."""
+SHARE_ON_THE_WAY = 0.6
+"""The same of other samplers that extrapolate, far above a sigma of 1; at 1 half of it, and less below."""
 
 
 def answers(run: SamplerRun, levels: NoiseLevels, counts: Array) -> Array:
@@ -29,9 +33,18 @@ def answers(run: SamplerRun, levels: NoiseLevels, counts: Array) -> Array:
     Of a sampler that takes denoised pictures x is one with noise of sigma, of one that takes the noise it has a
     variance of 1.
     """
-    share = SHARE_WITH_NOISE if run.noisy else SHARE
     if run.takes_denoised:
-        return share / counts
+        return (shares(run, np.array(run.levels)) - run.remembers_changes) / counts
     sigmas = levels.sigma(torch.tensor(run.levels)).double().cpu().numpy()
-    found: Array = (1 - share) * np.sqrt(1 + 1 / sigmas**2) / counts
+    moved: Array = (1 - shares(run, sigmas)) * np.sqrt(1 + 1 / sigmas**2)
+    return moved / counts
+
+
+def shares(run: SamplerRun, sigmas: Array) -> Array:
+    """Return how far the denoised picture follows a deviation in each evaluation, at `sigmas`, of their shape."""
+    if run.noisy:
+        return np.full_like(sigmas, SHARE_WITH_NOISE)
+    if run.remembers_changes:
+        return np.full_like(sigmas, SHARE_OF_CHANGES)
+    found: Array = SHARE_ON_THE_WAY * sigmas / (1 + sigmas) if run.kind.extrapolates else np.full_like(sigmas, SHARE)
     return found

@@ -48,10 +48,11 @@ def paybacks(run: SamplerRun, counts: Array, answers: Array) -> tuple[Payback, .
     `counts`, of shape (evaluations,), are what an output of the U-Net counts in that of the denoiser in each of them,
     `answers`, likewise, what it moves by with its input.
     """
-    kept, steps = run.kept(), run.steps()
+    words = run.of_changes() if run.remembers_changes else run
+    kept, steps = words.kept(), words.steps()
     if kept is None or steps is None or not run.kind.pays_back or not counts.all():
         return ()
-    memory, steps = run.looks_back, steps * counts
+    memory, steps = words.looks_back, steps * counts
     return tuple(
         Payback(
             kept=float(kept[number]),
