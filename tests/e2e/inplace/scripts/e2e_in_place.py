@@ -6,8 +6,6 @@ nothing of weights or paybacks: they go the steps since the first reuse again wi
 
 from modules import script_callbacks, sd_samplers, sd_samplers_kdiffusion, shared
 
-SHARE = 0.4
-"""How far an output in full follows its input to where that should have been; neither sampler adds noise."""
 originals = {}
 full = []
 """The evaluations in full."""
@@ -61,7 +59,9 @@ class InPlace:
         for number in reuses:
             self.inputs[number] = again
             again = self.step(again, number, self.outputs, self.sigmas)
-        self.outputs[self.index] = self.outputs[self.index] + SHARE * (again - self.x)
+        self.outputs[self.index] = self.outputs[self.index] + SHARES[self.step](self.sigmas[self.index]) * (
+            again - self.x
+        )
         self.inputs[self.index] = self.x = again
         counted["put right"] += len(reuses)
 
@@ -89,6 +89,8 @@ def dpmpp_2m(x, index, outputs, sigmas):
 
 
 STEPS = {"Euler": euler, "DPM++ 2M": dpmpp_2m}
+SHARES = {euler: lambda _sigma: 0.4, dpmpp_2m: lambda sigma: 0.6 * sigma / (1 + sigma)}
+"""How far an output in full follows its input to where that should have been."""
 
 
 def sampler_of(step):
