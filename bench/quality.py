@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.macs import fractions
-from bench.parts.report import read_csv, row, save_figure, table, write_csv, written_on
+from bench.parts.report import read_csv, row, save_figure, table, with_result, write_csv, written_on
 from bench.parts.runs import ALL_SAMPLERS, Task
 from deepcache_ext import Settings
 from demo.pictures import psnr, relative_error
@@ -41,6 +41,11 @@ class Result:
     psnr_worst: float
     error: float
     error_worst: float
+
+    @property
+    def case(self) -> tuple[object, ...]:
+        """What is measured once."""
+        return self.sampler, self.steps, self.schedule, self.interval, self.depth
 
 
 def measure(
@@ -131,14 +136,10 @@ def main() -> None:
             model, name, steps, settings, options.pictures, options.batch, options.guidance, paired=not options.unpaired
         )
         for result in found:
-            results = [other for other in results if _case(other) != _case(result)] + [result]
+            results = with_result(results, result)
             print(row(_cells(result)), flush=True)
     write_csv(results, options.out.with_suffix(".csv"))
     _draw(results, options.out)
-
-
-def _case(r: Result) -> tuple[object, ...]:
-    return r.sampler, r.steps, r.schedule, r.interval, r.depth
 
 
 def _cells(r: Result) -> list[str]:
