@@ -29,15 +29,16 @@ SHARE_ON_THE_WAY = 0.6
 def answers(run: SamplerRun, levels: NoiseLevels, counts: Array) -> Array:
     """Return what an output of the U-Net moves by if a sampler's x moves by 1 along a deviation, by evaluations.
 
-    `counts`, of shape (evaluations,) as the result, are what an output of the U-Net counts in that of the denoiser.
-    Of a sampler that takes denoised pictures x is one with noise of sigma, of one that takes the noise it has a
-    variance of 1.
+    `counts`, of shape (evaluations,) as the result, are what an output of the U-Net counts in that of the denoiser; 0
+    is returned where they are 0. Of a sampler that takes denoised pictures x is one with noise of sigma, of one that
+    takes the noise it has a variance of 1.
     """
     if run.takes_denoised:
-        return (shares(run, np.array(run.levels)) - run.remembers_changes) / counts
-    sigmas = levels.sigma(torch.tensor(run.levels)).double().cpu().numpy()
-    moved: Array = (1 - shares(run, sigmas)) * np.sqrt(1 + 1 / sigmas**2)
-    return moved / counts
+        moved = shares(run, np.array(run.levels)) - run.remembers_changes
+    else:
+        sigmas = levels.sigma(torch.tensor(run.levels)).double().cpu().numpy()
+        moved = (1 - shares(run, sigmas)) * np.sqrt(1 + 1 / sigmas**2)
+    return np.divide(moved, counts, out=np.zeros_like(moved), where=counts != 0)
 
 
 def shares(run: SamplerRun, sigmas: Array) -> Array:
