@@ -1,10 +1,9 @@
 """What a network answers to the deviation of its input.
 
-An evaluation in full after a reuse is made at an input that the reuse led astray. How the denoised picture moves with
-the input is the network's Jacobian, J = d D / d x, which nobody can afford to work out. But a deviation is no noise: it
-is a difference of two denoised pictures, and along such directions a network that knows its pictures follows its input
-by much (J is near 1), along noise by little. So a share of the deviation stands for J times it. What noise has led
-astray is farther along them than what a forecast feature has. The shares are from trials, see docs/research.md; no
+An evaluation in full after a reuse is made at an input that the reuse led astray. How the denoised picture D moves with
+the input x is the network's Jacobian, dD / dx, which nobody can afford to work out. But a deviation is no noise: it is
+a difference of denoised pictures, and along such directions a network that knows its pictures follows its input by
+much. So a share of the deviation stands for the answer. The shares were chosen by trials, see docs/research.md; no
 source is known for them.
 """
 
@@ -17,24 +16,22 @@ from deepcache_ext.features.denoised import NoiseLevels
 from deepcache_ext.planning.sampler_run import Array, SamplerRun
 
 SHARE = 0.4
-"""How far the denoised picture follows a deviation of the input that reuses have left."""
+"""How far the denoised picture is taken to follow a deviation that reuses have left, with most samplers."""
 SHARE_WITH_NOISE = 1.25
-"""The same where noise is added; above 1, since a response that is fitted to noise falls short of it."""
-SHARE_OF_CHANGES = 0.8
-"""The same of samplers that remember changes, as LMS does."""
-SHARE_ON_THE_WAY = 0.6
-"""The same of other samplers that extrapolate, far above a sigma of 1; at 1 half of it, and less below."""
+"""The same where noise is added; what was chosen is above 1, maybe since a fitted response falls short of the noise."""
+SHARE_AT_HIGH_SIGMAS = 0.6
+"""The same of samplers that extrapolate, far above a sigma of 1; half of it at 1, less below."""
 
 
 def answers(run: SamplerRun, levels: NoiseLevels, counts: Array) -> Array:
-    """Return what an output of the U-Net moves by if a sampler's x moves by 1 along a deviation, by evaluations.
+    """Return what each evaluation adds to its U-Net output if the sampler's x is off by 1, of shape (evaluations,).
 
-    `counts`, of shape (evaluations,) as the result, are what an output of the U-Net counts in that of the denoiser; 0
-    is returned where they are 0. Of a sampler that takes denoised pictures x is one with noise of sigma, of one that
-    takes the noise it has a variance of 1.
+    With it the sampler gets, at an x that is off, what it would have got at the right one. `counts`, likewise, are what
+    an output of the U-Net counts in that of the denoiser; 0 is returned where they are 0. Of a sampler that takes
+    denoised pictures x is one with noise of sigma, of one that takes the noise it has a variance of 1.
     """
     if run.takes_denoised:
-        moved = shares(run, np.array(run.levels)) - run.remembers_changes
+        moved = shares(run, np.array(run.levels))
     else:
         sigmas = levels.sigma(torch.tensor(run.levels)).double().cpu().numpy()
         moved = (1 - shares(run, sigmas)) * np.sqrt(1 + 1 / sigmas**2)
@@ -45,7 +42,7 @@ def shares(run: SamplerRun, sigmas: Array) -> Array:
     """Return how far the denoised picture follows a deviation in each evaluation, at `sigmas`, of their shape."""
     if run.noisy:
         return np.full_like(sigmas, SHARE_WITH_NOISE)
-    if run.remembers_changes:
-        return np.full_like(sigmas, SHARE_OF_CHANGES)
-    found: Array = SHARE_ON_THE_WAY * sigmas / (1 + sigmas) if run.kind.extrapolates else np.full_like(sigmas, SHARE)
-    return found
+    if run.kind.extrapolates:
+        found: Array = SHARE_AT_HIGH_SIGMAS * sigmas / (1 + sigmas)
+        return found
+    return np.full_like(sigmas, SHARE)

@@ -138,9 +138,9 @@ class Correction:
     def _paid(
         self, index: int, past: Sequence[_Evaluation], deviation: Sequence[float], output: Tensor
     ) -> tuple[Tensor, Tensor | None]:
-        """Return an output with what it pays back and what it answers to the deviation, and the error that it is.
+        """Return an output with what it pays back and what it answers to the deviation, and the error that it is then.
 
-        What it answers is none: it would have been in the output at the right input.
+        What it answers is no part of the error: the sampler would have got it at the right input.
         """
         payback = self._paybacks[index]
         owed = _plus([weight * payback.of_deviation for weight in deviation], len(past) - 1, payback.of_errors)

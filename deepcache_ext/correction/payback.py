@@ -5,8 +5,9 @@ an output was off by e_j = (what it should have been) - (what was returned), the
 d_{i+1} = a_i d_i + sum over j of b_ij e_j. So x_{i+1} is right if evaluation i returns what it finds and beside that
 (a_i d_i + sum over j < i of b_ij e_j) / b_ii, which is in e_i as its opposite.
 
-What it finds it found at an input that was off by d_i, and the network answers to that: at the right input its output
-would have been another by about a share of d_i, which is returned as well (`correction.answer`) and is no error.
+What it finds it found at an input that was off by d_i, and the network answers to that: at the right input its denoised
+picture would have been another by about a share of d_i. So much is returned as well (`correction.answer`); it is no
+error.
 
 No source is known; the correctors of UniPC (arXiv 2302.04867) do the like for errors of the solver.
 """
@@ -29,7 +30,7 @@ class Payback:
     earlier: tuple[float, ...]
     """b_ij, the weights of earlier outputs in that, of the last one first."""
     answered: float = 0.0
-    """What the output of the network moves by if its input moves by 1 along the deviation."""
+    """What is added to its output for a deviation of 1: the sampler then gets what the right input would give."""
 
     @property
     def of_deviation(self) -> float:
@@ -46,13 +47,12 @@ def paybacks(run: SamplerRun, counts: Array, answers: Array) -> tuple[Payback, .
     """Return what each evaluation of a run pays back; () for a run whose kind does not (`SamplerKind.pays_back`).
 
     `counts`, of shape (evaluations,), are what an output of the U-Net counts in that of the denoiser in each of them,
-    `answers`, likewise, what it moves by with its input.
+    `answers`, likewise, what it is to answer to a deviation of 1.
     """
-    words = run.of_changes() if run.remembers_changes else run
-    kept, steps = words.kept(), words.steps()
+    kept, steps = run.kept(), run.steps()
     if kept is None or steps is None or not run.kind.pays_back or not counts.all():
         return ()
-    memory, steps = words.looks_back, steps * counts
+    memory, steps = run.looks_back, steps * counts
     return tuple(
         Payback(
             kept=float(kept[number]),

@@ -19,8 +19,6 @@ _NONE = 1e-4
 """What counts as no weight, as a part of the largest in its row: more than rounding in single precision leaves."""
 _FARTHEST = 2
 """The most earlier outputs that a step of a run looks back at that pays back; DPM++ 3M SDE's do so."""
-_FARTHEST_CHANGES = 3
-"""The same of one that remembers changes, as LMS does."""
 _LITTLE = 1e-3
 """What counts as no weight of an earlier output, as a part of a step's own."""
 _MOSTLY = 0.8
@@ -122,27 +120,6 @@ class SamplerRun:
         steps: Array = self.weights[1:] - kept[:, None] * self.weights[:-1]
         return steps
 
-    def of_changes(self) -> SamplerRun:
-        """Return the run in other words: its outputs are denoised pictures less the inputs they were made of.
-
-        Of a run that takes denoised pictures. Some samplers remember such changes (LMS: times -1 / sigma),
-        others the pictures (DPM++ 2M). In the words of the other either looks back at more than it does.
-        """
-        kept, steps = self.kept(), self.steps()
-        if kept is None or steps is None:
-            return self
-        weights, of_start = np.zeros((len(kept) + 1, len(kept))), np.ones(len(kept) + 1)
-        for index, row in enumerate(steps):
-            looked = row[: index + 1]
-            of_start[index + 1] = kept[index] * of_start[index] + looked @ of_start[: index + 1]
-            weights[index + 1] = kept[index] * weights[index] + looked @ weights[: index + 1] + row
-        return replace(self, weights=weights, of_start=of_start)
-
-    @property
-    def remembers_changes(self) -> bool:
-        """Whether its steps look back less in the words of `of_changes`."""
-        return self.takes_denoised and self.of_changes().looks_back < self.looks_back
-
     @property
     def looks_back(self) -> int:
         """How many earlier outputs a step looks back at, at most; 0 where the weights are not known."""
@@ -201,14 +178,10 @@ class SamplerRun:
         """Tell whether later outputs can make up for what earlier ones were off.
 
         Not where an output beside the guided one counts, nor where nothing of an input is left in the next (consistency
-        models). Where steps look back too much or too far, as with UniPC and PLMS, paybacks swing.
+        models). Where steps look back too much or too far, as with LMS and UniPC, paybacks swing.
         """
         kept, steps = self.kept(), self.steps()
         if kept is None or steps is None or not self.guided or not kept.any():
             return False
         own, earlier = np.abs(np.diagonal(steps)), np.abs(np.tril(steps, -1)).sum(axis=1)
-        if not (own > 0).all():
-            return False
-        if self.remembers_changes:
-            return self._extrapolates() and self.of_changes().looks_back <= _FARTHEST_CHANGES
-        return bool((earlier <= own).all()) and self.looks_back <= _FARTHEST
+        return bool((own > 0).all() and (earlier <= own).all()) and self.looks_back <= _FARTHEST

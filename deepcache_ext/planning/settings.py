@@ -183,7 +183,7 @@ class Settings:
         Choice(("on", "off")),
         "Correction",
         "Each full evaluation makes up for errors of the reuses before it. Mostly closer, and as fast. Needs depth 0 "
-        "and the forecast. Not with UniPC, PLMS, LCM or samplers of two evaluations a step.",
+        "and the forecast. Not with UniPC, LMS, PLMS, LCM or samplers of two evaluations a step.",
     )
 
     @property

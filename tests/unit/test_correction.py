@@ -69,8 +69,6 @@ class InPlace:
         again = inputs[last + 1]
         for number in range(last + 1, index):
             inputs[number] = again
-            if self.step is linear_multistep:  # which remembers what does not move with the input, the noise
-                outputs[number] = self.better(again, number, last, index)
             again = self.step(inputs, number, outputs, self.sigmas, noises[number])
         # the network's answer to the right input
         outputs[index] = outputs[index] + self.share(self.sigmas[index]) * (again - inputs[index])
@@ -127,16 +125,6 @@ def looking_back(inputs, index, outputs, sigmas, _noise):
     return x + (following - now) * (outputs[index - 1] - outputs[index]) * 0.2 / now + slope * (following - now)
 
 
-def linear_multistep(inputs, index, outputs, sigmas, _noise):
-    """LMS of order 2: along the line through the last two slopes."""
-    now, step = sigmas[index], sigmas[index + 1] - sigmas[index]
-    slope = (inputs[index] - outputs[index]) / now
-    if index == 0 or sigmas[index + 1] == 0:
-        return inputs[index] + step * slope
-    before = (inputs[index - 1] - outputs[index - 1]) / sigmas[index - 1]
-    return inputs[index] + step * (slope + step / (now - sigmas[index - 1]) / 2 * (slope - before))
-
-
 def consistent(_inputs, index, outputs, sigmas, noise):
     return outputs[index] + sigmas[index + 1] * noise
 
@@ -161,7 +149,6 @@ SHARES = {
     euler_ancestral: lambda _sigma: 1.25,
     dpmpp_2m: lambda sigma: 0.6 * sigma / (1 + sigma),
     dpmpp_2m_sde: lambda _sigma: 1.25,
-    linear_multistep: lambda _sigma: 0.8,
     looking_back: lambda sigma: 0.6 * sigma / (1 + sigma),
     consistent: lambda _sigma: 0,
 }
@@ -197,7 +184,7 @@ def test_samplers_that_can_pay_back(model):
         name: sampler.ask(model, 20).kind.pays_back for name, sampler in (SAMPLERS | DIFFUSERS_SAMPLERS).items()
     }
     assert {name for name, pays in answered.items() if pays} == {
-        "Euler", "Euler a", "DPM++ 2M", "DPM++ 2M SDE", "DPM++ 3M SDE", "LMS", "DDIM",
+        "Euler", "Euler a", "DPM++ 2M", "DPM++ 2M SDE", "DPM++ 3M SDE", "DDIM",
     }  # fmt: skip
 
 

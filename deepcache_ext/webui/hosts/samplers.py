@@ -21,7 +21,7 @@ _TIMESTEPS = {"DDIM": -1, "DDIM CFG++": -1, "PLMS": 0, "UniPC": 0}
 """Samplers that walk a list of timesteps, and by how much their evaluations differ from its length."""
 _EXTRAPOLATE = {"DPM++ 2M", "DPM++ 2M SDE", "DPM++ 2M SDE Heun", "DPM++ 3M SDE", "LMS", "DEIS", "IPNDM"}
 """Samplers whose steps go on along the last outputs."""
-_PAY_BACK = {"Euler", "Euler a", "DDIM", "DPM++ 2M", "DPM++ 2M SDE", "DPM++ 2M SDE Heun", "DPM++ 3M SDE", "LMS"}
+_PAY_BACK = {"Euler", "Euler a", "DDIM", "DPM++ 2M", "DPM++ 2M SDE", "DPM++ 2M SDE Heun", "DPM++ 3M SDE"}
 """Samplers of which a later output can make up for what earlier ones were off (`SamplerRun.kind`)."""
 _CHURNED = {"Euler", "Heun", "DPM2"}
 """Samplers to which the setting "sigma churn" adds noise."""
