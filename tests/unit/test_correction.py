@@ -54,7 +54,7 @@ class InPlace:
                 if index in self.features and last < index - 1:
                     x = self.put_right(last, index, inputs, outputs, noises)
                 noises.append(torch.randn_like(x))
-                x = self.step(inputs, index, outputs, self.sigmas, noises[index])
+                x = self.step(x, index, outputs, self.sigmas, noises[index])
             for hook in hooks:
                 hook.remove()
         return self.model.decode(x)
@@ -69,7 +69,7 @@ class InPlace:
         again = inputs[last + 1]
         for number in range(last + 1, index):
             inputs[number] = again
-            again = self.step(inputs, number, outputs, self.sigmas, noises[number])
+            again = self.step(again, number, outputs, self.sigmas, noises[number])
         # the network's answer to the right input
         outputs[index] = outputs[index] + self.share(self.sigmas[index]) * (again - inputs[index])
         inputs[index] = again
@@ -83,20 +83,19 @@ class InPlace:
         return uncond + GUIDANCE * (cond - uncond)
 
 
-def euler(inputs, index, outputs, sigmas, _noise):
-    x, now, following = inputs[index], sigmas[index], sigmas[index + 1]
+def euler(x, index, outputs, sigmas, _noise):
+    now, following = sigmas[index], sigmas[index + 1]
     return x + (x - outputs[index]) / now * (following - now)
 
 
-def euler_ancestral(inputs, index, outputs, sigmas, noise):
+def euler_ancestral(x, index, outputs, sigmas, noise):
     down, up = sampling.get_ancestral_step(sigmas[index], sigmas[index + 1])
-    x = inputs[index]
     x = x + (x - outputs[index]) / sigmas[index] * (down - sigmas[index])
     return x + noise * up if sigmas[index + 1] > 0 else x
 
 
-def dpmpp_2m(inputs, index, outputs, sigmas, _noise):
-    x, now, following = inputs[index], sigmas[index], sigmas[index + 1]
+def dpmpp_2m(x, index, outputs, sigmas, _noise):
+    now, following = sigmas[index], sigmas[index + 1]
     denoised = outputs[index]
     if index and following > 0:
         h, before = (now / following).log(), (sigmas[index - 1] / now).log()
@@ -104,28 +103,28 @@ def dpmpp_2m(inputs, index, outputs, sigmas, _noise):
     return following / now * x + (1 - following / now) * denoised
 
 
-def dpmpp_2m_sde(inputs, index, outputs, sigmas, noise):
+def dpmpp_2m_sde(x, index, outputs, sigmas, noise):
     now, following = sigmas[index], sigmas[index + 1]
     if following == 0:
         return outputs[index]
     h = (now / following).log()
-    x = following / now * (-h).exp() * inputs[index] + (-2 * h).expm1().neg() * outputs[index]
+    x = following / now * (-h).exp() * x + (-2 * h).expm1().neg() * outputs[index]
     if index:
         before = (sigmas[index - 1] / now).log()
         x = x + 0.5 * (-2 * h).expm1().neg() * h / before * (outputs[index] - outputs[index - 1])
     return x + noise * following * (-2 * h).expm1().neg().sqrt()
 
 
-def looking_back(inputs, index, outputs, sigmas, _noise):
+def looking_back(x, index, outputs, sigmas, _noise):
     """Euler's step with something of the output before."""
-    x, now, following = inputs[index], sigmas[index], sigmas[index + 1]
+    now, following = sigmas[index], sigmas[index + 1]
     slope = (x - outputs[index]) / now
     if index == 0 or following == 0:
         return x + slope * (following - now)
     return x + (following - now) * (outputs[index - 1] - outputs[index]) * 0.2 / now + slope * (following - now)
 
 
-def consistent(_inputs, index, outputs, sigmas, noise):
+def consistent(_x, index, outputs, sigmas, noise):
     return outputs[index] + sigmas[index + 1] * noise
 
 
@@ -134,11 +133,10 @@ def by_formula(step):
 
     def sample(model, x, sigmas, *, disable=None):
         del disable
-        inputs, outputs = [], []
+        outputs = []
         for index in range(len(sigmas) - 1):
-            inputs.append(x)
             outputs.append(model(x, sigmas[index].expand(len(x))))
-            x = step(inputs, index, outputs, sigmas, torch.randn_like(x))
+            x = step(x, index, outputs, sigmas, torch.randn_like(x))
         return x
 
     return sample
