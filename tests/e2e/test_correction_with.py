@@ -22,11 +22,10 @@ REPOSITORIES = {
 }
 BALANCED = {"preset": "Balanced"}
 TWENTY = {"steps": 20, "width": 64, "height": 64, "scheduler": "Karras", "batch_size": 4}
-SLACK = {"Euler": 1.0, "DPM++ 2M": 1.0, "Euler a": 2.0}
-"""How many dB a picture may be further from the uncached one with corrections than without, by the same plan.
-
-The checkpoint is random: it does not follow its input as a trained one does, which counts most where noise is added.
-"""
+SLACK = 1.0
+"""How many dB a picture may be further from the uncached one with corrections than without, by the same plan."""
+SLACK_OF = {("inpainting", "Euler a"): 2.0}
+"""More than that: the checkpoint is random and does not follow its input as trained ones do (docs/research.md)."""
 INPAINTING = {"path": "img2img", "init_images": [picture_of(64)], "mask": mask_of(64), "inpainting_fill": 1}
 SCHEDULED = incantations(perturbed=[True, 0, 0, 150], schedule=[True, "Linear", 0, 100, False])
 CASES = {
@@ -108,7 +107,7 @@ def test_corrections_are_right_or_dropped_and_told(maker, plain, case, sampler):
     assert bool(told["uncorrected"]) <= (case in DROPPED)
     assert bool(told["uncorrected"]) <= bool(done["reason"])
     assert not same(cached, off)
-    assert found > usual - SLACK[sampler]
+    assert found > usual - SLACK_OF.get((case, sampler), SLACK)
 
 
 @pytest.mark.parametrize("sampler", ["Euler", "DPM++ 2M"])
