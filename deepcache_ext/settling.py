@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from deepcache_ext.correction.answer import answers
@@ -116,7 +115,7 @@ class Settling:
 
 def is_told(run: SamplerRun, levels: NoiseLevels) -> bool:
     """Tell whether it is known what an output is to the sampler of a run: a denoised picture, or the noise."""
-    return run.takes_denoised or run.takes_noise(levels.sigma(torch.tensor(run.levels)).double().cpu().numpy())
+    return run.takes_denoised or run.takes_noise(levels.sigmas(np.array(run.levels)))
 
 
 def times_of(run: SamplerRun, levels: NoiseLevels) -> tuple[float, ...]:

@@ -10,7 +10,6 @@ source is known for them.
 from __future__ import annotations
 
 import numpy as np
-import torch
 
 from deepcache_ext.features.denoised import NoiseLevels
 from deepcache_ext.planning.sampler_run import Array, SamplerRun
@@ -33,7 +32,7 @@ def answers(run: SamplerRun, levels: NoiseLevels, counts: Array) -> Array:
     if run.takes_denoised:
         moved = shares(run, np.array(run.levels))
     else:
-        sigmas = levels.sigma(torch.tensor(run.levels)).double().cpu().numpy()
+        sigmas = levels.sigmas(np.array(run.levels))
         moved = (1 - shares(run, sigmas)) * np.sqrt(1 + 1 / sigmas**2)
     return np.divide(moved, counts, out=np.zeros_like(moved), where=counts != 0)
 

@@ -75,11 +75,13 @@ class NoiseLevels:
 
         Log sigma is a line between two timesteps.
         """
-        logs = self._log_sigmas
-        at = times.cpu().double().clamp(0, len(logs) - 1)  # many devices have no double precision
-        below = at.long()
-        found = torch.lerp(logs[below], logs[(below + 1).clamp(max=len(logs) - 1)], at.frac()).exp()
-        return found.float().to(times.device)
+        found = self.sigmas(times.cpu().double().numpy())  # many devices have no double precision
+        return torch.from_numpy(found).float().to(times.device)
+
+    def sigmas(self, times: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return sigma at the timesteps `times`, of their shape; that of the outermost one beyond the model's."""
+        logs = self._log_sigmas.numpy()
+        return np.exp(np.interp(times, np.arange(len(logs), dtype=np.float64), logs))
 
     def times(self, sigmas: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the timesteps at which sigma is `sigmas`, of their shape; the outermost one beyond the model's."""
@@ -92,8 +94,7 @@ class NoiseLevels:
         Of tensors to a `FINENESS`th of a timestep: looked up, since on a graphics card every operation costs a launch.
         """
         if not isinstance(times, Tensor):
-            logs = self._log_sigmas.numpy()
-            return Scales(*_scales(float(np.exp(np.interp(times, np.arange(len(logs)), logs))), self.prediction))
+            return Scales(*_scales(float(self.sigmas(np.array(times))), self.prediction))
         table = self._table_on(times.device)
         found = table[(times.float() * FINENESS).clamp_(0, len(table) - 1).long()]
         return Scales(*found.view(-1, len(Scales._fields), 1, 1, 1).unbind(1))

@@ -190,7 +190,7 @@ def test_what_an_output_is_to_a_sampler(model):
     """Nothing is corrected where it is neither a denoised picture nor the noise."""
     for name, sampler in (SAMPLERS | DIFFUSERS_SAMPLERS).items():
         run = sampler.ask(model, 20)
-        sigmas = model.levels.sigma(torch.tensor(run.levels)).double().numpy()
+        sigmas = model.levels.sigmas(np.array(run.levels))
         takes_noise = name in {"DDIM"} or (name in DIFFUSERS_SAMPLERS and run.takes_noise(sigmas))
         assert run.takes_noise(sigmas) == takes_noise, name
         assert run.takes_denoised == (name in SAMPLERS), name
@@ -234,7 +234,7 @@ def test_an_answer_moves_the_denoised_picture_by_its_share_of_the_deviation(pred
     sigmas = np.array(denoised.levels)
     of_denoised = -sigmas / np.sqrt(1 + sigmas**2) if prediction == "v" else -sigmas
     assert np.allclose(answers(denoised, levels, of_denoised) * of_denoised, SHARE)
-    at = levels.sigma(torch.tensor(noise.levels)).double().numpy()
+    at = levels.sigmas(np.array(noise.levels))
     of_noise = 1 / np.sqrt(1 + at**2) if prediction == "v" else np.ones(20)
     moved = answers(noise, levels, of_noise) * of_noise  # of the noise, by 1 at the scale of variance 1
     assert np.allclose(np.sqrt(1 + at**2) - at * moved, SHARE * np.sqrt(1 + at**2))
