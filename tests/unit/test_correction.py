@@ -25,6 +25,11 @@ def model():
     return TinyModel()
 
 
+@pytest.fixture(scope="module")
+def predicting_v():
+    return TinyModel("clipart")
+
+
 class InPlace:
     """Runs a sampler by its formula on a cached denoiser, and puts its own x and earlier outputs right at each refresh.
 
@@ -79,7 +84,12 @@ class InPlace:
         before, after = self.features[last], self.features[index]
         times = [self.times[one].view(-1, 1, 1, 1) for one in (last, number, index)]
         feature = after + (before - after) * (times[1] - times[2]) / (times[0] - times[2])
-        cond, uncond = (x.repeat(2, 1, 1, 1) - self.sigmas[number] * self.model.unet.out(feature)).chunk(2)
+        sigma, output, both = self.sigmas[number], self.model.unet.out(feature), x.repeat(2, 1, 1, 1)
+        if self.model.prediction == "v":
+            both = both / (1 + sigma**2) - output * sigma / (1 + sigma**2).sqrt()
+        else:
+            both = both - sigma * output
+        cond, uncond = both.chunk(2)
         return uncond + GUIDANCE * (cond - uncond)
 
 
@@ -153,9 +163,14 @@ SHARES = {
 """How far outputs in full follow a deviation, by samplers; the last of them is not corrected."""
 
 
-@pytest.mark.parametrize("step", SHARES, ids=lambda step: step.__name__)
+@pytest.mark.parametrize(
+    ("network", "step"),
+    [*(("model", step) for step in SHARES), ("predicting_v", euler), ("predicting_v", dpmpp_2m)],
+    ids=lambda given: getattr(given, "__name__", given),
+)
 @torch.no_grad()
-def test_the_picture_is_the_one_of_a_sampler_whose_own_state_is_put_right(model, step):
+def test_the_picture_is_the_one_of_a_sampler_whose_own_state_is_put_right(request, network, step):
+    model = request.getfixturevalue(network)
     sampler, prompts = Sampler(by_formula(step)), model.prompts(2)
     sigmas = sampler.sigmas(model, STEPS)
     torch.manual_seed(3)
