@@ -48,6 +48,8 @@ class Rule:
 
     growth: float = 6.0
     """How many times as far apart they are at the end as at the start; 1 for gaps of at most two neighbouring sizes."""
+    tail: float = 0.5
+    """How much of a last gap follows the last full evaluation where gaps grow, in parts of the gap before it."""
     spare_last: bool = True
     """Whether the last evaluation, which the picture shows least of, is full only if all are."""
     begins_with_line: bool = False
@@ -66,9 +68,12 @@ def rule_for(sampler: SamplerKind, settings: Settings) -> Rule:
     Gaps that grow follow what the picture shows, which early evaluations decide. A sampler that extrapolates from its
     last outputs enlarges the error of one that differs from the next in kind, so there gaps are even. Where reuses are
     put right afterwards, late ones count for more than early ones do by then, and gaps grow less; even ones begin after
-    a first line, without which a reuse may lead to another picture. See docs/research.md.
+    a first line, without which a reuse may lead to another picture. What is left of errors then makes even gaps worth
+    less than early full evaluations where noise is added, too. See docs/research.md.
     """
     corrected = sampler.corrects(settings)
+    if sampler.extrapolates and sampler.noisy and corrected:
+        return Rule(growth=2.0, tail=1.0)
     if sampler.extrapolates:
         return Rule(growth=1.0, begins_with_line=corrected)
     return Rule(growth=4.0 if corrected else 6.0)
@@ -140,7 +145,7 @@ def _after_a_line(total: int, count: int, rule: Rule) -> tuple[int, ...]:
 
 
 def _growing(total: int, count: int, rule: Rule) -> tuple[int, ...]:
-    """Return `count` full evaluations in gaps that grow geometrically, the last of them half a gap from the end.
+    """Return `count` full evaluations in gaps that grow geometrically, the last of them `tail` gaps from the end.
 
     No gap is below 1, nor below 2 from `SPARSE` on, where there are too few full evaluations for more than one or two
     gaps of 1.
@@ -148,8 +153,8 @@ def _growing(total: int, count: int, rule: Rule) -> tuple[int, ...]:
     shortest = 1.0 if total / count < SPARSE else 2.0
     shape = rule.growth ** ((np.arange(count - 1) + 0.5) / (count - 1))
     longest = float(max(shortest, rule.longest or total))
-    gaps = _gaps(shape, shortest, longest, total, 0.5)
-    last = min(total - 1, int((count - 1) * longest), max(count - 1, round(total - gaps[-1] / 2)))
+    gaps = _gaps(shape, shortest, longest, total, rule.tail)
+    last = min(total - 1, int((count - 1) * longest), max(count - 1, round(total - gaps[-1] * rule.tail)))
     if rule.spare_last and last == total - 1:
         last = total - 2
         gaps = _gaps(shape, shortest, longest, last, 0.0)

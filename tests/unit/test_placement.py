@@ -103,6 +103,21 @@ def test_samplers_that_extrapolate_get_even_gaps():
     assert full(Schedule(settings, 20, SamplerKind(), 0.0)) == [0, 1, 2, 3, 4, 6, 8, 11, 14, 18]
 
 
+@pytest.mark.parametrize(
+    ("total", "speed_up", "expected"),
+    [
+        (20, 1.5, [0, 1, 2, 3, 4, 5, 6, 8, 10, 12, 14, 16, 18]),
+        (20, 2.0, [0, 1, 2, 4, 6, 8, 10, 12, 14, 17]),
+        (20, 3.0, [0, 2, 4, 6, 9, 12, 16]),
+        (30, 3.0, [0, 2, 4, 6, 9, 12, 15, 18, 22, 26]),
+    ],
+)
+def test_gaps_of_those_that_add_noise_grow_where_reuses_are_put_right(total, speed_up, expected):
+    settings = Settings(schedule="auto", speed_up=speed_up, depth=0)
+    kind = SamplerKind(noisy=True, extrapolates=True, pays_back=True)
+    assert full(Schedule(settings, total, kind, 0.0)) == expected
+
+
 @given(st.integers(2, 120), SPEEDS, st.floats(0, 0.95), st.booleans(), st.sampled_from([1, 2]))
 def test_no_plan_has_full_evaluations_more_than_a_quarter_of_the_run_apart(
     total, speed_up, reuse, extrapolates, stages
@@ -114,9 +129,12 @@ def test_no_plan_has_full_evaluations_more_than_a_quarter_of_the_run_apart(
 
 
 @pytest.mark.parametrize("growth", [2, 4, 8])
-def test_the_last_gap_is_about_growth_times_the_first(growth):
-    gaps = np.diff(placed(1000, 41, Rule(growth)))
+@pytest.mark.parametrize("tail", [0.5, 1.0])
+def test_the_last_gap_is_about_growth_times_the_first_and_its_tail_is_left(growth, tail):
+    found = placed(1000, 41, Rule(growth, tail=tail))
+    gaps = np.diff(found)
     assert gaps[-1] / gaps[0] == pytest.approx(growth, rel=0.2)
+    assert (1000 - found[-1]) / gaps[-1] == pytest.approx(tail, rel=0.1)
 
 
 @given(st.integers(1, 200), SPEEDS, st.sampled_from([1, 2]), st.floats(0.02, 0.24))
