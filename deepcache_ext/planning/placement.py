@@ -49,7 +49,7 @@ class Rule:
     growth: float = 6.0
     """How many times as far apart they are at the end as at the start; 1 for gaps of at most two neighbouring sizes."""
     tail: float = 0.5
-    """How much of a last gap follows the last full evaluation where gaps grow, in parts of the gap before it."""
+    """How far the last full evaluation is from the end where gaps grow, in last gaps."""
     spare_last: bool = True
     """Whether the last evaluation, which the picture shows least of, is full only if all are."""
     begins_with_line: bool = False
@@ -68,8 +68,8 @@ def rule_for(sampler: SamplerKind, settings: Settings) -> Rule:
     Gaps that grow follow what the picture shows, which early evaluations decide. A sampler that extrapolates from its
     last outputs enlarges the error of one that differs from the next in kind, so there gaps are even. Where reuses are
     put right afterwards, late ones count for more than early ones do by then, and gaps grow less; even ones begin after
-    a first line, without which a reuse may lead to another picture. What is left of errors then makes even gaps worth
-    less than early full evaluations where noise is added, too. See docs/research.md.
+    a first line, without which a reuse may lead to another picture. Then gaps also grow for samplers that both
+    extrapolate and add noise. See docs/research.md.
     """
     corrected = sampler.corrects(settings)
     if sampler.extrapolates and sampler.noisy and corrected:
