@@ -75,8 +75,8 @@ class NoiseLevels:
 
         Log sigma is a line between two timesteps.
         """
-        found = self.sigmas(times.cpu().double().numpy())  # many devices have no double precision
-        return torch.from_numpy(found).float().to(times.device)
+        found = self.sigmas(times.detach().cpu().double().numpy())  # many devices have no double precision
+        return torch.as_tensor(found, dtype=torch.float32, device=times.device)
 
     def sigmas(self, times: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return sigma at the timesteps `times`, of their shape; that of the outermost one beyond the model's."""

@@ -10,6 +10,7 @@ from deepcache_ext.planning.schedule import Action, Schedule
 from deepcache_ext.planning.settings import Settings
 
 _EVEN, _TO_THE_END, _GROWING, _HALFWAY = Rule(1.0), Rule(1.0, spare_last=False), Rule(6.0), Rule(3.0)
+_EVEN_AFTER_A_LINE = Rule(1.0, begins_with_line=True)
 
 
 def alternatives(
@@ -57,16 +58,19 @@ def _ways(settings: Settings, sampler: SamplerKind) -> Iterator[tuple[Rule, int,
     """Yield how else full evaluations can be spread, at which depth, and whether features are forecast.
 
     At a high speed without noise a full evaluation more is worth most; next come spreads that are like the usual one.
-    Where reuses are corrected, no other depth and nothing that is not forecast comes near: neither is corrected.
+    Where reuses are corrected, no other depth and nothing that is not forecast comes near: neither is corrected. A last
+    evaluation in full is worth least there.
     """
     own, depth = rule_for(sampler, settings), sampler.depth(settings)
+    if sampler.corrects(settings):
+        others = (_EVEN_AFTER_A_LINE, _HALFWAY) if sampler.extrapolates else (_HALFWAY, _EVEN_AFTER_A_LINE)
+        spreads = (_HALFWAY, _GROWING) if own.growth == 1 else others
+        yield from ((rule, depth, "on") for rule in (*spreads, _TO_THE_END))
+        return
     if depth and not sampler.noisy and settings.speed_up > SPARSE:
         yield own, 0, "on"
     spreads = (_HALFWAY, _TO_THE_END) if own.growth > 1 else (_TO_THE_END, _HALFWAY)
     yield from ((rule, depth, "on") for rule in spreads)
-    if sampler.corrects(settings):
-        yield _GROWING if own.growth == 1 else _EVEN, depth, "on"
-        return
     depths = [other for other in (0, 1, 2) if other != depth and (other or not sampler.noisy)]
     yield own, depths[0], "on"
     yield _GROWING if own.growth == 1 else _EVEN, depth, "on"

@@ -68,8 +68,8 @@ def rule_for(sampler: SamplerKind, settings: Settings) -> Rule:
     Gaps that grow follow what the picture shows, which early evaluations decide. A sampler that extrapolates from its
     last outputs enlarges the error of one that differs from the next in kind, so there gaps are even. Where reuses are
     put right afterwards, late ones count for more than early ones do by then, and gaps grow less; even ones begin after
-    a first line, without which a reuse may lead to another picture. Then gaps also grow for samplers that both
-    extrapolate and add noise. See docs/research.md.
+    a first line, without which a reuse may lead to another picture, or grow a little if noise is added, too. See
+    docs/research.md.
     """
     corrected = sampler.corrects(settings)
     if sampler.extrapolates and sampler.noisy and corrected:
@@ -145,7 +145,7 @@ def _after_a_line(total: int, count: int, rule: Rule) -> tuple[int, ...]:
 
 
 def _growing(total: int, count: int, rule: Rule) -> tuple[int, ...]:
-    """Return `count` full evaluations in gaps that grow geometrically, the last of them `tail` gaps from the end.
+    """Return `count` full evaluations in gaps that grow geometrically, the last of them `tail` last gaps from the end.
 
     No gap is below 1, nor below 2 from `SPARSE` on, where there are too few full evaluations for more than one or two
     gaps of 1.

@@ -22,10 +22,13 @@ def full(schedule):
     return [index for index, action in enumerate(schedule.actions()) if action is not Action.REUSE]
 
 
-@given(st.integers(1, 120), st.data())
-def test_the_first_and_as_many_as_asked_for_in_gaps_that_never_shrink(total, data):
+GROWING = st.sampled_from([Rule(), Rule(4.0), Rule(2.0, tail=1.0)])
+
+
+@given(st.integers(1, 120), GROWING, st.data())
+def test_the_first_and_as_many_as_asked_for_in_gaps_that_never_shrink(total, rule, data):
     count = data.draw(st.integers(1, total))
-    found = placed(total, count)
+    found = placed(total, count, rule)
     gaps = np.diff(found)
     assert len(found) == count
     assert found[0] == 0
@@ -52,11 +55,11 @@ def test_where_they_are(total, count, expected):
     assert placed(total, count) == expected
 
 
-@given(st.integers(2, 120), st.data())
-def test_the_last_evaluation_is_full_only_if_all_are(total, data):
+@given(st.integers(2, 120), GROWING, st.data())
+def test_the_last_evaluation_is_full_only_if_all_are(total, rule, data):
     count = data.draw(st.integers(1, total - 1))
-    assert placed(total, count)[-1] < total - 1
-    assert placed(total, total)[-1] == total - 1
+    assert placed(total, count, rule)[-1] < total - 1
+    assert placed(total, total, rule)[-1] == total - 1
 
 
 @pytest.mark.parametrize(("stages", "total"), [(1, 20), (2, 39)])
@@ -118,12 +121,13 @@ def test_gaps_of_those_that_add_noise_grow_where_reuses_are_put_right(total, spe
     assert full(Schedule(settings, total, kind, 0.0)) == expected
 
 
-@given(st.integers(2, 120), SPEEDS, st.floats(0, 0.95), st.booleans(), st.sampled_from([1, 2]))
+@given(st.integers(2, 120), SPEEDS, st.floats(0, 0.95), st.booleans(), st.sampled_from([1, 2]), st.booleans())
 def test_no_plan_has_full_evaluations_more_than_a_quarter_of_the_run_apart(
-    total, speed_up, reuse, extrapolates, stages
+    total, speed_up, reuse, extrapolates, stages, noisy
 ):
-    settings = Settings(schedule="auto", speed_up=speed_up)
-    found = full(Schedule(settings, total, SamplerKind(stages, extrapolates=extrapolates), reuse))
+    settings = Settings(schedule="auto", speed_up=speed_up, depth=0)
+    kind = SamplerKind(stages, noisy=noisy, extrapolates=extrapolates, pays_back=stages == 1)
+    found = full(Schedule(settings, total, kind, reuse))
     longest = stages * longest_gap(total // stages)
     assert max(np.diff([*found, total])) <= longest + stages - 1
 

@@ -36,10 +36,15 @@ def test_explicit_settings_make_the_same_plan(kind):
     assert [action is Action.REUSE for action in auto] == [action is Action.REUSE for action in own]
 
 
-def test_where_reuses_are_corrected_only_what_is_corrected_too_is_tried():
-    kind = SamplerKind(pays_back=True)
-    for way in alternatives(AUTO, 20, kind, cost_on_sd):
+@pytest.mark.parametrize("noisy", [False, True])
+@pytest.mark.parametrize("extrapolates", [False, True])
+def test_where_reuses_are_corrected_only_what_is_corrected_too_is_tried(noisy, extrapolates):
+    kind = SamplerKind(noisy=noisy, extrapolates=extrapolates, pays_back=True)
+    found = alternatives(AUTO, 20, kind, cost_on_sd)
+    assert len(found) >= 3
+    for way in found:
         assert kind.corrects(way)
+    assert [19 in way.steps for way in found] == [False] * (len(found) - 1) + [True]
 
 
 def test_at_a_high_speed_a_full_evaluation_more_is_tried_first():

@@ -93,12 +93,16 @@ class InPlace:
             self.outputs[number] = self.guided(self.unet.out.forward(feature), self.inputs[number], number)
         again = self.inputs[before + 1]
         for number in reuses:
-            self.inputs[number] = again
             again = self.step(again, number, self.outputs, self.levels, self.noises[number])
-        follows = self.share(self.levels[self.index])
-        self.outputs[self.index] = self.outputs[self.index] + follows * (again - self.x)
-        self.inputs[self.index] = self.x = again
+        self.outputs[self.index] = self.outputs[self.index] + self.answer() * (again - self.x)
+        self.x = again
         counted["put right"] += len(reuses)
+
+    def answer(self):
+        """Return how far the output follows its input to where that should have been."""
+        level = self.levels[self.index]
+        share = self.share(level)
+        return (1 - share) / (1 - level).sqrt() if self.step is ddim else share
 
     def guided(self, noise, x, number):
         """Return what the denoiser makes of the U-Net's output."""
@@ -175,40 +179,43 @@ STEPS = {
 SHARES = {
     euler: lambda _sigma: 0.4,
     euler_ancestral: lambda _sigma: 1.25,
-    # the noise, of which this is a share of the denoised picture
-    ddim: lambda alpha: (1 - 0.4) / (1 - alpha).sqrt(),
+    ddim: lambda _alpha: 0.4,
     dpmpp_2m: lambda sigma: 0.6 * sigma / (1 + sigma),
     dpmpp_2m_sde: lambda _sigma: 1.25,
     dpmpp_3m_sde: lambda _sigma: 1.25,
 }
-"""How far an output in full follows its input to where that should have been."""
+"""How far the denoised picture of a full evaluation follows its input to where that should have been."""
 
 
-def of_sigmas(step, model, x, sigmas, extra_args=None, noise_sampler=None, **_callback_and_disable):
+def of_sigmas(step, share, model, x, sigmas, extra_args=None, noise_sampler=None, **_callback_and_disable):
     def draw_noise(x, index):
         if noise_sampler is not None:
             return noise_sampler(sigmas[index], sigmas[index + 1]) if sigmas[index + 1] > 0 else None
         return k_diffusion.sampling.torch.randn_like(x)
 
     noisy = draw_noise if step in (euler_ancestral, dpmpp_2m_sde, dpmpp_3m_sde) else None
-    return InPlace(step, SHARES[step], model, x, sigmas, sigmas[:-1], noisy, extra_args or {}).run()
+    return InPlace(step, share, model, x, sigmas, sigmas[:-1], noisy, extra_args or {}).run()
 
 
-def of_timesteps(step, model, x, timesteps, extra_args=None, **_callback_and_disable):
+def of_timesteps(step, share, model, x, timesteps, extra_args=None, **_callback_and_disable):
     alphas = shared.sd_model.alphas_cumprod[torch.flip(timesteps, [0])]
-    return InPlace(step, SHARES[step], model, x, alphas, timesteps[1:].flip(0), None, extra_args or {}).run()
+    return InPlace(step, share, model, x, alphas, timesteps[1:].flip(0), None, extra_args or {}).run()
 
 
-def stand_in(name: str, steps: list[int]):
-    """Have such a sampler stand behind the host's name, for pictures with these evaluations in full; [] ends it."""
+def stand_in(name: str, steps: list[int], follows: bool = True):
+    """Have such a sampler stand behind the host's name, for pictures with these evaluations in full; [] ends it.
+
+    With `follows` off the denoised picture is taken not to follow its input.
+    """
     full[:] = steps
     counted["put right"] = 0
     host_own, step = originals.setdefault(name, sd_samplers.all_samplers_map[name]), STEPS[name]
+    share = SHARES[step] if follows else lambda _level: 0.0
 
     def constructor(model):
         if step is ddim:
-            return sd_samplers_timesteps.CompVisSampler(partial(of_timesteps, step), model)
-        return sd_samplers_kdiffusion.KDiffusionSampler(partial(of_sigmas, step), model)
+            return sd_samplers_timesteps.CompVisSampler(partial(of_timesteps, step, share), model)
+        return sd_samplers_kdiffusion.KDiffusionSampler(partial(of_sigmas, step, share), model)
 
     sd_samplers.all_samplers_map[name] = host_own._replace(constructor=constructor) if steps else host_own
 
