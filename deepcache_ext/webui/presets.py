@@ -35,7 +35,7 @@ NAMES = (*PRESETS, CUSTOM)
 NO_CLOSER: Mapping[str, frozenset[str]] = {
     "DPM++ 2M": frozenset({BALANCED, "Fast"}),
     "DPM++ 2M SDE": frozenset({"Quality", BALANCED, "Fast"}),
-    "DPM++ 3M SDE": frozenset({"Quality", BALANCED}),
+    "DPM++ 3M SDE": frozenset({"Quality"}),
     "LMS": frozenset({"Quality", BALANCED}),
     "UniPC": frozenset({"Fast"}),
 }
