@@ -2,7 +2,7 @@
 
 For the schedule "auto" (deepcache_ext/planning/placement.py): the mean PSNR in dB, and of the worst tenth, to the
 uncached picture of the demo's trained model, by how many times the gaps grow over a run; 1 is even. A reuse runs no
-block where no noise is added, else the outermost pair, as the presets have it for SD1.
+block where it is put right or no noise is added, else the outermost pair, as the presets have it for SD1.
 """
 
 from __future__ import annotations
@@ -22,15 +22,18 @@ COST_MODEL = "SD1.5"
 GROWTHS = (1.0, 2.0, 4.0, 6.0, 8.0)
 
 
-def closeness(task: Task, steps: int, speed_ups: list[float], growths: list[float]) -> dict[tuple[float, float], str]:
+def closeness(
+    task: Task, steps: int, speed_ups: list[float], growths: list[float], tail: float = Rule().tail
+) -> dict[tuple[float, float], str]:
     """Return the PSNR by speed-up and growth, as text: the mean, and in brackets that of the worst tenth."""
     sampler = ALL_SAMPLERS[task.sampler]
     total = sampler.evaluations(steps)
     reference = task.run(steps).pictures
-    depth = 1 if sampler.kind.noisy else 0
+    depth = task.kind(steps).depth(Settings(depth=0))
     found = {}
     for speed_up, growth in itertools.product(speed_ups, growths):
-        full = placed(total, full_evaluations(total, speed_up, share(COST_MODEL, depth, depth)), Rule(growth))
+        count = full_evaluations(total, speed_up, share(COST_MODEL, depth, depth))
+        full = placed(total, count, Rule(growth, tail=tail))
         run = task.run(steps, Settings(schedule="list", steps=full, depth=depth))
         found[speed_up, growth] = mean_and_worst(psnr(run.pictures, reference))
     return found
@@ -44,6 +47,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--speed-ups", nargs="+", type=float, default=[1.85, 2.5])
     parser.add_argument("--growths", nargs="+", type=float, default=GROWTHS)
+    parser.add_argument("--tail", type=float, default=Rule().tail, help="last gaps that follow the last full one")
     parser.add_argument("--pictures", type=int, default=32)
     options = parser.parse_args()
     print(written_on())
@@ -52,7 +56,7 @@ def main() -> None:
     model = TinyModel()
     for name in options.samplers:
         task = Task(model, name, options.pictures, options.pictures, 3.0)
-        found = closeness(task, options.steps, options.speed_ups, options.growths)
+        found = closeness(task, options.steps, options.speed_ups, options.growths, options.tail)
         for speed_up in options.speed_ups:
             print(row([name, f"{speed_up:g}x", *(found[speed_up, growth] for growth in options.growths)]), flush=True)
 
