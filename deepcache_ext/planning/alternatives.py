@@ -63,14 +63,18 @@ def _ways(settings: Settings, sampler: SamplerKind) -> Iterator[tuple[Rule, int,
     """
     own, depth = rule_for(sampler, settings), sampler.depth(settings)
     if sampler.corrects(settings):
-        others = (_EVEN_AFTER_A_LINE, _HALFWAY) if sampler.extrapolates else (_HALFWAY, _EVEN_AFTER_A_LINE)
-        spreads = (_HALFWAY, _GROWING) if own.growth == 1 else others
-        yield from ((rule, depth, "on") for rule in (*spreads, _TO_THE_END))
+        if own.growth == 1:
+            spreads = (_HALFWAY, _GROWING, _TO_THE_END)
+        elif sampler.extrapolates:
+            spreads = (_EVEN_AFTER_A_LINE, _HALFWAY, _TO_THE_END)
+        else:
+            spreads = (_HALFWAY, _EVEN_AFTER_A_LINE, _TO_THE_END)
+        yield from ((rule, depth, "on") for rule in spreads)
         return
     if depth and not sampler.noisy and settings.speed_up > SPARSE:
         yield own, 0, "on"
-    spreads = (_HALFWAY, _TO_THE_END) if own.growth > 1 else (_TO_THE_END, _HALFWAY)
-    yield from ((rule, depth, "on") for rule in spreads)
+    nearest_first = (_HALFWAY, _TO_THE_END) if own.growth > 1 else (_TO_THE_END, _HALFWAY)
+    yield from ((rule, depth, "on") for rule in nearest_first)
     depths = [other for other in (0, 1, 2) if other != depth and (other or not sampler.noisy)]
     yield own, depths[0], "on"
     yield _GROWING if own.growth == 1 else _EVEN, depth, "on"

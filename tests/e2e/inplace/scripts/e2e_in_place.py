@@ -37,6 +37,7 @@ class InPlace:
         self.predictor = ours("forecast").usual_predictor(1, noisy=draw_noise is not None, predicts_noise=True)
         self.noise_levels = ours("denoised").NoiseLevels(shared.sd_model.alphas_cumprod)
         self.kept = self.memory = None
+        self.features = {}
         self.of_unet, self.inputs, self.outputs, self.noises = [], [], [], []
 
     def run(self):
@@ -67,6 +68,7 @@ class InPlace:
 
     def hear_feature(self, _layer, args):
         if self.index in full:
+            self.features[self.index] = args[0].clone()
             given = (args[0].clone(), *self.of_unet[-1])
             self.kept = self.predictor.after(self.kept, *given) if self.kept else self.predictor.first(*given)
 
@@ -86,17 +88,25 @@ class InPlace:
     def put_right(self, before):
         """Go from the first reuse since `before` again with the outputs that it and the others should have had."""
         reuses = range(before + 1, self.index)
-        found = [self.predictor.between(self.kept, *self.of_unet[number]) for number in reuses]
-        if not found or found[0] is None:
+        if not reuses:
             return
-        for number, feature in zip(reuses, found, strict=True):
-            self.outputs[number] = self.guided(self.unet.out.forward(feature), self.inputs[number], number)
+        for number in reuses:
+            output = self.unet.out.forward(self.between(number, before))
+            self.outputs[number] = self.guided(output, self.inputs[number], number)
         again = self.inputs[before + 1]
         for number in reuses:
             again = self.step(again, number, self.outputs, self.levels, self.noises[number])
         self.outputs[self.index] = self.outputs[self.index] + self.answer() * (again - self.x)
         self.x = again
         counted["put right"] += len(reuses)
+
+    def between(self, number, before):
+        """Return a reuse's feature: on the line between those of the full evaluations around it, with noise a guess."""
+        if self.draw_noise is not None:
+            return self.predictor.between(self.kept, *self.of_unet[number])
+        one, middle, other = (self.of_unet[which][1].view(-1, 1, 1, 1) for which in (before, number, self.index))
+        first, last = self.features[before], self.features[self.index]
+        return last + (first - last) * (middle - other) / (one - other)
 
     def answer(self):
         """Return how far the output follows its input to where that should have been."""
